@@ -1,0 +1,83 @@
+"""The four levels of `hookbrew check`: every mistake that can be found before an hour is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hookbrew import factory, folder, words
+from hookbrew.config import check_names, read
+from hookbrew.loop import moved
+from hookbrew.modes import kept
+from hookbrew.objective import Objective, reach
+from hookbrew.plugin import Catalogue
+from hookbrew.run import Prepared, experiment, looped, placed, prepare
+
+
+def check(path: str | Path, sets: Sequence[str] = (), *, catalogue: Catalogue, say: Callable[[str, str], None]) -> None:
+    """Go through the levels; tell `say` (level, what was found) for each that passed.
+
+    Raises what `run` would raise, at the first level that fails, with all mistakes of that level.
+    Nothing is written, and no weight is changed.
+    """
+    document = read(path, sets)
+    with placed(document):
+        check_names(document, catalogue)
+        say("names", f"plugins {words.several(f'{p.name} {p.version}' for p in catalogue.plugins)}")
+        config = experiment(document, catalogue)
+        say("options", f"losses {words.several(loss.type for loss in config.losses)}; output {config.output}")
+        folder.refuse(config.output, overwrite=True)
+        with torch.random.fork_rng(), factory.importing(config.pythonpath):
+            prepared = prepare(config, catalogue)
+            loop = looped(prepared, config.output)
+            say(
+                "build", f"{models(prepared)}\n{terms(prepared.distillation.objective)}\n{loop.state.total_steps} steps"
+            )
+            say("step", step(prepared))
+
+
+def models(prepared: Prepared) -> str:
+    """Both models with their sizes, and the keys of the batch that each gets."""
+    objective = prepared.distillation.objective
+    sides = [("student", objective.student), ("teacher", objective.teacher)]
+    return "\n".join(
+        f"{side} {type(model).__name__}, {size(model)}; gets {words.several(objective.received(side))}"
+        for side, model in sides
+        if model is not None
+    )
+
+
+def size(model: nn.Module) -> str:
+    """Parameters in millions, to a tenth of a percent: `4.39 M parameters`."""
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.3g} M parameters"
+
+
+def terms(objective: Objective) -> str:
+    """One line for each term: what it compares with what, counted how, masked by what."""
+    return "\n".join(
+        f"{term.name}: {objective.described(term)}, a mean over {term.level}s"
+        + (f", {type(term.projection).__name__} projection" if term.projection is not None else "")
+        for term in objective.terms
+    )
+
+
+def step(prepared: Prepared) -> str:
+    """One training-mode forward, and the gradient of each loss; raises ConfigError for one that is not finite."""
+    distillation = prepared.distillation
+    objective = distillation.objective
+    with objective.attached(), kept(objective.student):
+        objective.student.train()
+        device = next(objective.student.parameters()).device
+        batch = moved(distillation.augmented(next(iter(prepared.feed.epoch(1))), 1, 0), device)
+        objective.forward(batch)
+        losses = objective.means(batch)
+        norms, missed = reach(losses, objective.student)
+    lines = [f"{name} {float(losses[name]):.4g}, gradient norm {norm:.3g}" for name, norm in norms.items()]
+    if missed:
+        lines.append(
+            f"{len(missed)} tensors of the student get no gradient from any loss: {words.several(missed, most=3)}"
+        )
+    return "\n".join(lines)

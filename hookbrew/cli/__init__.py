@@ -1,0 +1,35 @@
+"""The command `hookbrew`. Each subcommand is a module, imported when it is named; torch, inside its function."""
+
+from __future__ import annotations
+
+import click
+
+from hookbrew.cli.commands import Commands
+from hookbrew.cli.context import Context
+
+COMMANDS = {
+    "run": "hookbrew.cli.run:run",
+    "check": "hookbrew.cli.check:check",
+    "taps": "hookbrew.cli.taps:taps",
+    "config": "hookbrew.cli.config:config",
+    "plugins": "hookbrew.cli.plugins:plugins",
+}
+
+
+SETTINGS = {"auto_envvar_prefix": "HOOKBREW", "max_content_width": 110}
+
+
+@click.group(cls=Commands, lazy=COMMANDS, context_settings=SETTINGS)
+@click.version_option(package_name="hookbrew", message="%(prog)s %(version)s")
+@click.option("--no-plugins", is_flag=True, help="Use no third-party plugin, as HOOKBREW_PLUGINS= does.")
+@click.option("--traceback", is_flag=True, help="Show every frame of every error.")
+@click.pass_obj
+def main(context: Context, no_plugins: bool, traceback: bool) -> None:
+    """Make a small model out of a big one.
+
+    HOOKBREW_PLUGINS=a,b allows only these third-party plugins, HOOKBREW_BLOCK=c leaves one out.
+    """
+    context.no_plugins, context.traceback = no_plugins, traceback
+
+
+__all__ = ["main"]

@@ -1,0 +1,52 @@
+"""`hookbrew config`: what a file comes to, and the schema that editors read."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from hookbrew.cli.context import Context
+from hookbrew.cli.settings import config_file, settings
+
+
+@click.group()
+def config() -> None:
+    """Show a configuration with every default, or the schema of all of them."""
+
+
+@config.command()
+@config_file
+@settings
+@click.option("--origin", is_flag=True, help="Before each value, where it comes from.")
+@click.pass_obj
+def show(context: Context, config: str, sets: tuple[str, ...], origin: bool) -> None:
+    """Print CONFIG resolved: `extends` merged, -s applied, every default explicit.
+
+    The output is a configuration file again, but for --origin.
+    """
+    from hookbrew.config import check_names, origin_lines, read, structure, write
+
+    catalogue = context.catalogue()
+    document = read(config, sets)
+    check_names(document, catalogue)
+    experiment = structure(document, catalogue)
+    if not origin:
+        click.echo(write(experiment), nl=False)
+        return
+    lines = [(where, f"{key} = {value}") for key, value, where in origin_lines(document, experiment)]
+    width = max(len(where) for where, _ in lines)
+    for where, line in lines:
+        click.echo(f"{where:<{width}}  {line}")
+
+
+@config.command()
+@click.pass_obj
+def schema(context: Context) -> None:
+    """Print the JSON Schema of configuration files, the components of installed plugins included.
+
+    Save it beside a file whose first line is `#:schema ./hookbrew.schema.json`, and editors complete and check keys.
+    """
+    from hookbrew.config import schema as described
+
+    click.echo(json.dumps(described(context.catalogue()), indent=2))

@@ -1,0 +1,31 @@
+"""`hookbrew run`: a configuration file becomes a trained student."""
+
+from __future__ import annotations
+
+import click
+
+from hookbrew.cli.context import Context
+from hookbrew.cli.settings import config_file, settings
+
+
+@click.command()
+@config_file
+@settings
+@click.option("--overwrite", is_flag=True, help="Replace the folder of an earlier run, once all checks have passed.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.pass_obj
+def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, quiet: bool) -> None:
+    """Train as CONFIG says, into its output folder.
+
+    Everything is checked before the first step; `hookbrew check` does only that.
+    """
+    from hookbrew.run import run as train
+
+    catalogue = context.catalogue()
+    if not quiet:
+        plugins = ", ".join(f"{p.name} {p.version}" for p in catalogue.plugins)
+        click.echo(f"plugins: {plugins or 'none'}", err=True)
+    state = train(config, sets, catalogue=catalogue, overwrite=overwrite, quiet=quiet)
+    results = "".join(f"  {name} {value:.4f}" for name, value in state.metrics.items())
+    why = f" ({state.stop_reason})" if state.stop_reason else ""
+    click.echo(f"done: {state.step} steps{why}{results}  {state.folder}")

@@ -1,0 +1,40 @@
+"""Configuration: a TOML file becomes a checked experiment, and every mistake in it is told with its place.
+
+    document = read("distill.toml", ["train.epochs=5"])     text: TOML, `extends`, settings of the command line
+    check_names(document, catalogue)                        names: every `type` and plugin is there
+    experiment = structure(document, catalogue)             options: every key has a name and value that is allowed
+    write(experiment)                                       back to text, with every default said
+
+Imports no torch. What components there are is asked of the catalogue that is passed in.
+"""
+
+from __future__ import annotations
+
+from hookbrew.config.document import Document
+from hookbrew.config.names import check_names
+from hookbrew.config.origins import origin_lines
+from hookbrew.config.read import read
+from hookbrew.config.schema import schema
+from hookbrew.config.structure import structure, structure_component, structure_loss
+from hookbrew.config.tree import Component, Data, Experiment, Factory, Loss, Optimizer, Train, Weight
+from hookbrew.config.write import write
+
+__all__ = [
+    "Component",
+    "Data",
+    "Document",
+    "Experiment",
+    "Factory",
+    "Loss",
+    "Optimizer",
+    "Train",
+    "Weight",
+    "check_names",
+    "origin_lines",
+    "read",
+    "schema",
+    "structure",
+    "structure_component",
+    "structure_loss",
+    "write",
+]

@@ -1,0 +1,82 @@
+"""One layer of configuration over another: tables merge key by key, everything else replaces.
+
+A table that changes its `type` or `factory` is replaced whole, for the keys of the old one mean nothing
+to the new one; in `[train]`, `epochs` and `steps` displace each other. What that drops is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from hookbrew.config.document import Source
+from hookbrew.config.keys import Keys, dotted
+from hookbrew.config.tree import Optimizer
+
+TAGS = ("type", "factory")
+RIVALS: dict[Keys, tuple[tuple[str, str], ...]] = {("train",): (("epochs", "steps"), ("steps", "epochs"))}
+"""Keys that displace each other, by their table."""
+UNSAID: dict[Keys, Any] = {("optimizer",): attrs.fields(Optimizer).type.default}
+"""The `type` of tables that may leave it out."""
+
+
+@attrs.define
+class Layer:
+    """A tree, and where each of its values was written."""
+
+    tree: dict[str, Any]
+    sources: dict[Keys, Source]
+    dropped: list[str] = attrs.field(factory=list)
+
+    def forget(self, keys: Keys) -> None:
+        """Drop the sources of a value and of all inside it."""
+        for known in [known for known in self.sources if known[: len(keys)] == keys]:
+            del self.sources[known]
+
+    def note(self, keys: Keys, change: str, gone: Iterable[str]) -> None:
+        """Say which keys of a table a change dropped, if any."""
+        lost = [f"{name} ({self.sources[(*keys, name)]})" for name in gone]
+        if lost:
+            self.dropped.append(f"{dotted(keys)}: {change}; dropped {', '.join(lost)}")
+
+
+def merge(base: Layer, top: Layer) -> None:
+    """Lay one layer over another, in place."""
+    base.dropped += top.dropped
+    for name, value in top.tree.items():
+        put(base, base.tree, (name,), value, top)
+
+
+def put(base: Layer, holder: Any, keys: Keys, value: Any, top: Layer) -> None:
+    """Set one value of the base; holder: the table or list of the base that it is in, under the last key."""
+    last = keys[-1]
+    old = holder[last] if isinstance(last, int) else holder.get(last)
+    if isinstance(old, dict) and isinstance(value, dict) and not retyped(base, keys, old, value):
+        outrival(base, keys, old, value)
+        for name, inner in value.items():
+            put(base, old, (*keys, name), inner, top)
+        return
+    base.forget(keys)
+    holder[last] = value
+    base.sources.update((known, source) for known, source in top.sources.items() if known[: len(keys)] == keys)
+
+
+def retyped(base: Layer, keys: Keys, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a table changes what it is; if so, says what that drops."""
+    for tag in TAGS:
+        before = old.get(tag, UNSAID.get(keys) if tag == "type" else None)
+        if tag in new and before is not None and new[tag] != before:
+            base.note(keys, f"{tag} {before} -> {new[tag]}", (name for name in old if name not in {*new, tag}))
+            return True
+    return False
+
+
+def outrival(base: Layer, keys: Keys, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Drop the one of two exclusive keys when the other is given anew."""
+    for mine, other in RIVALS.get(keys, ()):
+        if mine in new and other not in new and other in old:
+            base.note(keys, f"{other} -> {mine}", [other])
+            base.forget((*keys, other))
+            del old[other]

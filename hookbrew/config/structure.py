@@ -1,0 +1,124 @@
+"""Structure: a document becomes an experiment, and tables of the Python API become components."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+from cattrs import Converter
+from cattrs.cols import list_structure_factory
+from cattrs.errors import BaseValidationError
+
+from hookbrew import words
+from hookbrew.config import strict
+from hookbrew.config.anchor import anchored
+from hookbrew.config.components import Catalogued, Components, factory, optimizer
+from hookbrew.config.document import Document
+from hookbrew.config.faults import Fault, Mismatch, collected, faults, finish
+from hookbrew.config.keys import Keys, dotted
+from hookbrew.config.tree import KINDS, Component, Experiment, Factory, Loss, Optimizer, Train
+from hookbrew.errors import ConfigError, Place, Problem
+
+
+def structure(document: Document, catalogue: Catalogued) -> Experiment:
+    """The experiment that a document says; raises ConfigError with all that is wrong, in the order of the file."""
+    conv = experimental(catalogue)
+    try:
+        return conv.structure(anchored(document, catalogue), Experiment)
+    except (Mismatch, BaseValidationError) as error:
+        found = [(fault.keys, quoted(document, fault)) for fault in faults(error)]
+        raise document.error(found) from error
+
+
+def quoted(document: Document, fault: Fault) -> str:
+    """The message of a fault; for a string that `-s` read as something else, with what to write instead."""
+    where = document.locate(fault.keys)
+    if isinstance(where, Place) or not fault.message.startswith("expected a string, got "):
+        return fault.message
+    key, _, value = where.removeprefix("-s ").partition("=")
+    if key.strip() != dotted(fault.keys) or '"' in value:
+        return fault.message
+    return f"{fault.message}; write {key.strip()}='\"{value.strip()}\"'"
+
+
+def experimental(catalogue: Catalogued) -> Converter:
+    """The strict converter of whole experiments."""
+    conv = strict.converter()
+    made = Components(catalogue, conv)
+    conv.register_structure_hook(Factory, factory)
+    conv.register_structure_hook(Optimizer, optimizer(conv))
+    conv.register_structure_hook(Loss, made.loss)
+    conv.register_structure_hook(Train, lasting(conv))
+    hooks = {
+        "lr_schedule": made.component("lr_schedule"),
+        "augments": each(made.component("augments")),
+        "callbacks": each(made.component("callbacks")),
+    }
+    conv.register_structure_hook(Experiment, strict.table(Experiment, conv, **hooks))
+    return conv
+
+
+def each(hook: strict.Hook) -> strict.Hook:
+    """The hook for a list of what another hook makes."""
+    own = Converter(detailed_validation=True)
+    own.register_structure_hook(Component, hook)
+    return strict.demanding(list_structure_factory(list[Component], own), list[Component])
+
+
+def lasting(conv: Converter) -> strict.Hook:
+    """The hook for `[train]`, which says once how long."""
+    own = strict.table(Train, conv)
+
+    def structure(value: Any, _: Any) -> Any:
+        found: list[Fault] = []
+        made = None
+        with collected(found):
+            made = own(value, Train)
+        if isinstance(value, Mapping):
+            found += unlimited(value)
+        finish(found)
+        return made
+
+    return structure
+
+
+def unlimited(train: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with the length of the training."""
+    known = [field.name for field in attrs.fields(Train)]
+    near = {words.nearest(key, known) for key in train if key not in known}
+    if "epochs" in train and "steps" in train:
+        yield Fault(("steps",), "give either epochs or steps, not both")
+    elif not {"epochs", "steps"} & {*train, *near}:
+        yield Fault((), "missing: give either epochs or steps")
+
+
+def structure_loss(table: Mapping[str, Any], catalogue: Catalogued) -> Loss:
+    """A loss from its table, for the Python API; raises ConfigError: `loss 'kd_ce': temperatur: unknown key; ...`."""
+    try:
+        return experimental(catalogue).structure(dict(table), Loss)
+    except (Mismatch, BaseValidationError) as error:
+        raise called("losses", table, error) from error
+
+
+def structure_component(kind: str, table: Mapping[str, Any], catalogue: Catalogued) -> Component:
+    """A component from its table, for the Python API. kind: callbacks, augments, schedules or projections.
+
+    Raises ConfigError with all that is wrong: `schedule 'linear': warmup: must be <= 1: 3`.
+    """
+    try:
+        name, options = Components(catalogue, strict.converter()).named(kind, dict(table))
+    except (Mismatch, BaseValidationError) as error:
+        raise called(kind, table, error) from error
+    return Component(type=name, options=options)
+
+
+def called(kind: str, table: Mapping[str, Any], error: BaseException) -> ConfigError:
+    """The faults of one component that Python code asked for."""
+    name = f"{KINDS[kind]} {table['type']!r}" if "type" in table else KINDS[kind]
+
+    def place(keys: Keys, message: str) -> str | None:
+        # `no loss called 'kd'` says the name itself
+        return None if message.startswith(f"no {KINDS[kind]} called") and not keys else name
+
+    return ConfigError([Problem(dotted(keys), message, place(keys, message)) for keys, message in faults(error)])

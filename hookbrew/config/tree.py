@@ -1,0 +1,172 @@
+"""The experiment: what a configuration says, after every check that needs no model.
+
+Each class is a table of the TOML file, each field a key. A *factory* is any importable callable with its
+arguments; a *component* is a name that some plugin registered, with the options that it declares.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from hookbrew.options import at_least, positive
+
+COMPONENTS = {
+    "losses": "losses",
+    "projection": "projections",
+    "schedule": "schedules",
+    "lr_schedule": "schedules",
+    "augments": "augments",
+    "callbacks": "callbacks",
+}
+"""The fields below that hold components, and of which kind."""
+
+KINDS = {
+    "losses": "loss",
+    "schedules": "schedule",
+    "projections": "projection",
+    "augments": "augment",
+    "callbacks": "callback",
+}
+"""A kind as the catalogue calls it, and one of its kind in a sentence."""
+
+
+@attrs.frozen(kw_only=True)
+class Factory:
+    """A callable named by `factory = "module:attribute"`; the other keys are its arguments."""
+
+    factory: str
+    """`module:attribute`, where the attribute may have dots: `transformers:AutoModel.from_pretrained`."""
+    arguments: dict[str, Any] = attrs.field(factory=dict)
+    """Keyword arguments; a table that has a `factory` key is built first, wherever it stands."""
+
+
+@attrs.frozen(kw_only=True)
+class Component:
+    """A registered name with its options."""
+
+    type: str
+    options: Any
+    """An instance of the options class that the name stands for."""
+
+
+@attrs.frozen(kw_only=True)
+class Weight:
+    """What a loss is multiplied with: `base`, times a schedule's value at this point of the training."""
+
+    base: float = 1.0
+    schedule: Component | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Loss:
+    """One `[[losses]]` table: where its tensors come from, and the options of the loss itself."""
+
+    type: str
+    options: Any
+    name: str | None = None
+    """The name in logs; the type when left out."""
+    student: str | None = None
+    """A selector on the student; the logits when left out."""
+    teacher: str | None = None
+    """A selector on the teacher; the logits when left out."""
+    projection: Component | None = None
+    """Maps the student's features to the teacher's width."""
+    weight: Weight = Weight()
+    mask: bool | str = True
+    """Whether, or by which key of the batch, padding is left out."""
+    labels: str | None = None
+    """The key of the batch that holds the labels; `data.labels` when left out."""
+
+
+@attrs.frozen(kw_only=True)
+class Data:
+    """`[data]`: what the models are fed with."""
+
+    train: Factory
+    """Gives the training samples: an object with `len()` and integer indices."""
+    evaluate: Factory | None = None
+    """Gives the samples for evaluation."""
+    batch_size: int = at_least(1, 32)
+    """Samples in one forward pass."""
+    evaluate_batch_size: int | None = at_least(1, None)
+    """Samples in one forward pass of the evaluation; `batch_size` when left out."""
+    shuffle: bool = True
+    """Draw the samples in a new order every epoch, a function of seed and epoch alone."""
+    workers: int = at_least(0, 0)
+    """Processes that load samples; 0 loads them in the main process."""
+    collate: Factory | None = None
+    """Gives the function that makes a batch of a list of samples."""
+    pad: dict[str, int | float] = attrs.field(factory=dict)
+    """For keys whose samples differ in length: the value that fills them up."""
+    fields: list[str] = attrs.field(factory=list)
+    """Names for the parts of samples that are tuples: `["input", "labels"]`."""
+    labels: str = "labels"
+    """The key of the batch that holds the labels; -100 marks a position or sample without one."""
+    mask: str = "attention_mask"
+    """The key of the batch that is 1 where a position counts and 0 where it is padding."""
+
+
+@attrs.frozen(kw_only=True)
+class Train:
+    """`[train]`: how long, on what, and how often to look."""
+
+    epochs: int | None = at_least(1, None)
+    """Passes over the training data. Either this or `steps`."""
+    steps: int | None = at_least(1, None)
+    """Optimizer updates. Either this or `epochs`."""
+    accumulate: int = at_least(1, 1)
+    """Batches whose gradients make one step."""
+    clip_grad_norm: float | None = positive(None)
+    """The largest norm of all trained gradients together; nothing is clipped when left out."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` is bf16 autocast on a GPU that has it, else fp32."""
+    device: str = "auto"
+    """`auto` takes CUDA, then MPS, then the CPU; or a device as torch writes it: `cuda:1`."""
+    threads: int | None = at_least(1, None)
+    """CPU threads of torch during the run; small models are fastest on 1."""
+    log_every: int = at_least(1, 10)
+    """Steps between two rows of metrics."""
+    evaluate_every: int | None = at_least(1, None)
+    """Steps between two evaluations; once per epoch when left out."""
+
+
+@attrs.frozen(kw_only=True)
+class Optimizer:
+    """`[optimizer]`: a class of torch.optim, or `module:Class`; the other keys are its arguments."""
+
+    type: str = "AdamW"
+    lr: float = positive(5e-5)
+    """The base learning rate, which `[lr_schedule]` multiplies."""
+    arguments: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Experiment:
+    """A whole configuration file."""
+
+    output: Path
+    """The run folder, relative to the file; it must not exist yet."""
+    student: Factory
+    """The model that is trained."""
+    data: Data
+    train: Train
+    losses: list[Loss] = attrs.field(validator=attrs.validators.min_len(1))
+    """What is minimised: the weighted sum of these."""
+    teacher: Factory | None = None
+    """The model that is imitated; without one the run is plain supervised training."""
+    seed: int = at_least(0, 0)
+    """Fixes initial weights, order of samples, augmentation and dropout."""
+    plugins: list[str] = attrs.field(factory=list)
+    """Plugins that must be installed, with versions: `["dkd>=0.3"]`."""
+    pythonpath: list[Path] = attrs.field(factory=list)
+    """Folders, relative to the file, in which the modules of factories are searched first."""
+    optimizer: Optimizer = Optimizer()
+    lr_schedule: Component | None = None
+    """Multiplies the learning rate; constant when left out."""
+    augments: list[Component] = attrs.field(factory=list)
+    """Changes of each training batch, in this order, before teacher and student see it."""
+    callbacks: list[Component] = attrs.field(factory=list)
+    """Observers of the run, called in this order."""

@@ -1,0 +1,78 @@
+"""The run folder: what a run leaves on disk, and how earlier runs stay safe.
+
+config.toml     the file as it was given            resolved.toml   every default explicit; it reproduces the run
+env.json        versions, plugins, command line     status.json     running | done | stopped | failed, step, reason
+metrics.jsonl, tb/, checkpoints/, final/            written by callbacks
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hookbrew.errors import FolderError
+
+STATUS = "status.json"
+
+
+def refuse(folder: Path, *, overwrite: bool) -> None:
+    """Raise FolderError unless a run may be written here; nothing is touched.
+
+    overwrite: whether a run folder that stands here may be replaced; any other folder may not.
+    """
+    if not folder.exists():
+        parent = next(p for p in folder.parents if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise FolderError(f"output {folder} cannot be made: {parent} is not a folder that can be written to")
+        return
+    if not overwrite:
+        raise FolderError(
+            f"output {folder} exists already; give another with -s output=..., or replace it with --overwrite"
+        )
+    if not (folder / STATUS).is_file():
+        raise FolderError(f"output {folder} is not a folder of an earlier run (it has no {STATUS}); remove it yourself")
+
+
+def create(folder: Path, *, overwrite: bool) -> None:
+    """Make the run folder; an earlier run is removed only now, when all checks of the new one have passed."""
+    refuse(folder, overwrite=overwrite)
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise FolderError(f"output {folder} cannot be made: {error.strerror}") from error
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader sees the old or the new text, never half of one."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+
+
+def status(folder: Path, word: str, **facts: Any) -> None:
+    """How the run stands: a word and what belongs to it."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write(folder / STATUS, json.dumps({"status": word, "time": now, **facts}, indent=2) + "\n")
+
+
+def environment(plugins: Mapping[str, str]) -> str:
+    """Versions and the command, as JSON; plugins maps names to versions."""
+    packages = {name: version(name) for name in ("hookbrew", "torch", "pluggy", "attrs", "cattrs")}
+    facts = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+        "plugins": dict(plugins),
+        "argv": sys.argv,
+    }
+    return json.dumps(facts, indent=2) + "\n"

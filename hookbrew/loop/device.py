@@ -1,0 +1,48 @@
+"""Where and how exactly a run computes: device, number format, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+
+from hookbrew.errors import ConfigError, Problem
+
+
+def chosen(name: str) -> torch.device:
+    """`auto` is CUDA, then MPS, then the CPU; any other name is torch's.
+
+    Raises ConfigError for a device that this machine or torch does not have.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError([Problem("train.device", f"no device {name!r} here: {reason}")]) from error
+    return device
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """bf16 autocast, or none. `auto` is bf16 on a GPU that computes in it."""
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if fast else "fp32"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """torch uses `number` CPU threads inside, and as many as before outside; None changes nothing."""
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)

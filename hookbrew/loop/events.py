@@ -1,0 +1,135 @@
+"""The events of a run, and the loop that fires them.
+
+A callback is an object whose public methods are named for events; each takes exactly one argument, the
+`State`. This is the loop, with its events on the right:
+
+    everything is attached: paths resolved, shapes measured, signatures checked
+                                                                        | run_start
+    for epoch in 1 .. epochs:                                           | epoch_start
+        for group in batches of the epoch, `accumulate` at a time:
+            state.step += 1; learning rate of this step                 | step_start
+            counts = valid positions of the whole group, per loss
+            for batch in group:
+                augment, move to the device                             | batch_ready
+                teacher forward (no gradient), student forward          | forward_end
+                loss = sum over losses: weight * sum / count            | loss_end
+                loss.backward()                                         | backward_end
+            clip the norm of all trained gradients                      | grads_ready
+            optimizer step, unless a gradient is not finite             | optimizer_end
+                                                                        | step_end
+            if a row of metrics is due: state.record                    | log
+            if an evaluation is due, or was requested:                  | eval_start
+                for batch of the evaluation data: forward               | eval_batch_end
+                                                                        | eval_end
+                                                                        | epoch_end
+                                                                        | run_end
+    an exception, Ctrl-C included: state.exception                      | run_abort
+    always, last                                                        | close
+
+A callback that writes checkpoints announces them, `state.announce("checkpoint_saving")`, then
+`checkpoint_saved` or `checkpoint_failed`. Callbacks are called in the order of the configuration. They observe, or ask:
+`state.request_stop(reason)`, `state.request_eval()`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from hookbrew.loop.state import State
+
+event = pluggy.HookspecMarker("hookbrew")
+
+
+class Events:
+    """One hook specification per event. `step` is an optimizer update, `batch` one forward pass."""
+
+    @event
+    def run_start(self, state: State) -> None:
+        """Everything is attached and checked; no step was made."""
+
+    @event
+    def epoch_start(self, state: State) -> None:
+        """`state.epoch` was raised; it counts from 1."""
+
+    @event
+    def step_start(self, state: State) -> None:
+        """`state.step` was raised; it counts from 1 and is the same in all events of one step."""
+
+    @event
+    def batch_ready(self, state: State) -> None:
+        """`state.batch` is augmented and on the device."""
+
+    @event
+    def forward_end(self, state: State) -> None:
+        """`state.student_out` and `state.teacher_out` hold what the models returned."""
+
+    @event
+    def loss_end(self, state: State) -> None:
+        """`state.loss` is this batch's share of the step's loss, a tensor with its graph."""
+
+    @event
+    def backward_end(self, state: State) -> None:
+        """The gradients of this batch have been added."""
+
+    @event
+    def grads_ready(self, state: State) -> None:
+        """All gradients of the step are there and clipped; `state.grad_norm` is their norm before that."""
+
+    @event
+    def optimizer_end(self, state: State) -> None:
+        """The parameters were updated."""
+
+    @event
+    def step_end(self, state: State) -> None:
+        """The step is over and every counter is advanced."""
+
+    @event
+    def log(self, state: State) -> None:
+        """Every `log_every` steps: `state.record` holds plain numbers, in this event only."""
+
+    @event
+    def eval_start(self, state: State) -> None:
+        """The models are in evaluation mode; `state.metrics` is empty."""
+
+    @event
+    def eval_batch_end(self, state: State) -> None:
+        """One batch of the evaluation data: `state.batch`, `state.logits`, `state.labels`."""
+
+    @event
+    def eval_end(self, state: State) -> None:
+        """Put numbers into `state.metrics`; observers that come later in the order read them."""
+
+    @event
+    def epoch_end(self, state: State) -> None:
+        """The last step of an epoch and its evaluation are over."""
+
+    @event
+    def checkpoint_saving(self, state: State) -> None:
+        """A callback is about to write a checkpoint."""
+
+    @event
+    def checkpoint_saved(self, state: State) -> None:
+        """A checkpoint stands complete on disk."""
+
+    @event
+    def checkpoint_failed(self, state: State) -> None:
+        """A checkpoint could not be written."""
+
+    @event
+    def run_end(self, state: State) -> None:
+        """The training is complete, or was stopped on request: `state.stop_reason`."""
+
+    @event
+    def run_abort(self, state: State) -> None:
+        """The training ended by `state.exception`."""
+
+    @event
+    def close(self, state: State) -> None:
+        """Always called, last: release files and displays."""
+
+
+EVENTS: tuple[str, ...] = tuple(name for name, value in vars(Events).items() if callable(value))
+"""The names of all events, in the order of the loop."""

@@ -1,0 +1,48 @@
+"""What a log row says, kept on the device until a row is due: one transfer a row, none between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Sums over the steps since the last row."""
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self._names = names
+        self._device = device
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums = torch.zeros(len(self._names), device=self._device)
+        self._counts = torch.zeros(len(self._names), device=self._device)
+        self._loss = torch.zeros((), device=self._device)
+        self._norm = torch.zeros((), device=self._device)
+        self._steps = self._samples = 0
+        self._start = time.perf_counter()
+
+    def add(self, sums: Tensor, counts: Tensor) -> None:
+        """One batch: the sum and the count of each loss, (terms,)."""
+        self._sums += sums.detach()
+        self._counts += counts
+
+    def step(self, loss: Tensor, norm: Tensor, samples: int) -> None:
+        """One optimizer step: its loss, the norm of its gradients before clipping, and its samples."""
+        self._loss += loss
+        self._norm = norm
+        self._steps += 1
+        self._samples += samples
+
+    def row(self) -> dict[str, float]:
+        """Means since the last row; the gradient norm is the last step's. The only host sync of a step."""
+        means = self._sums / self._counts.clamp(min=1)
+        packed = torch.cat([torch.stack([self._loss / self._steps, self._norm]), means]).tolist()
+        record = {"loss": packed[0], "grad_norm": packed[1]}
+        record |= {f"loss/{name}": value for name, value in zip(self._names, packed[2:], strict=True)}
+        record["samples_per_second"] = self._samples / (time.perf_counter() - self._start)
+        self._clear()
+        return record

@@ -1,0 +1,74 @@
+"""What a callback sees: one object for the whole run, the same in every event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hookbrew.errors import FolderError
+
+
+@attrs.define(kw_only=True)
+class State:
+    """The state of a run. Tensors stay on their device: reading one as a number is the reader's own sync."""
+
+    student: nn.Module
+    teacher: nn.Module | None
+    device: torch.device
+    total_steps: int
+    """Optimizer updates of the whole run."""
+    total_epochs: int | None
+    """Passes over the data, or None when the length was given in steps."""
+    announce: Callable[[str], None]
+    """Fire an event on behalf of a callback: `state.announce("checkpoint_saved")`."""
+    folder: Path | None = None
+    """The run folder; None when nothing is to be written (the Python call without `output`)."""
+
+    step: int = 0
+    """The optimizer update that is running or was last made, from 1."""
+    epoch: int = 0
+    """The pass over the data, from 1."""
+    samples_seen: int = 0
+    """Training samples whose gradients were used."""
+    stop_reason: str | None = None
+
+    batch: Mapping[str, Tensor] = attrs.field(factory=dict)
+    student_out: Any = None
+    teacher_out: Any = None
+    logits: Tensor | None = None
+    """The student's logits in `eval_batch_end`."""
+    labels: Tensor | None = None
+    """The labels in `eval_batch_end`, -100 where there are none; None if the data has no labels."""
+    loss: Tensor | None = None
+    grad_norm: Tensor | None = None
+
+    record: dict[str, float] = attrs.field(factory=dict)
+    metrics: dict[str, float] = attrs.field(factory=dict)
+    """The results of the last evaluation; whole after `eval_end`."""
+    last_eval_step: int | None = None
+    exception: BaseException | None = None
+    eval_requested: bool = False
+
+    def request_stop(self, reason: str) -> None:
+        """End the training after this step; the first reason given is kept."""
+        self.stop_reason = self.stop_reason or reason
+
+    def request_eval(self) -> None:
+        """Evaluate after this step."""
+        self.eval_requested = True
+
+    def require_folder(self, who: str) -> Path:
+        """The run folder; raises FolderError for a callback `who` that writes into it when there is none."""
+        if self.folder is None:
+            raise FolderError(f"callback {who!r} writes into the run folder, and there is none: give one with output=")
+        return self.folder
+
+    @property
+    def progress(self) -> float:
+        """How far the training is at the start of this step, from 0 to just under 1."""
+        return max(0, self.step - 1) / self.total_steps

@@ -1,0 +1,171 @@
+"""The objective: two models, their taps and the losses between them, as sums and counts by name.
+
+A loss gives the mean over what is valid in one batch. The objective turns it into a sum again, so that
+the loop can divide by what is valid in the whole optimizer step: k micro-batches then have the gradient
+of one batch k times the size, however unevenly their padding lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hookbrew.config import Loss
+from hookbrew.errors import ConfigError, DataError, Problem
+from hookbrew.modes import evaluating, kept
+from hookbrew.objective.align import count, valid
+from hookbrew.objective.inputs import Names, accepted
+from hookbrew.objective.measure import require_reach, termed
+from hookbrew.objective.source import Source, collected, sourced
+from hookbrew.objective.term import Term
+from hookbrew.taps import Taps
+
+
+class Objective:
+    """What is minimised.
+
+    Construction resolves every selector; `measure` needs one batch, and finds sizes, shapes and whether
+    each term can be computed. Both raise ConfigError with all that is wrong, before any training.
+    """
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module | None, losses: Sequence[Loss], names: Names | None = None
+    ) -> None:
+        self.student, self.teacher = student, teacher
+        self.names = names or Names()
+        self.sources = sourced(losses, taught=teacher is not None)
+        self.terms: tuple[Term, ...] = ()
+        self.extras = nn.ModuleDict()
+        """What is trained besides the student: projections and losses that learn."""
+        self.outputs: tuple[Any, Any] = (None, None)
+        """What student and teacher returned for the last batch."""
+        self._inputs: dict[str, tuple[str, ...]] = {}
+        problems = list[Problem]()
+        self._taps = {"student": tapped(student, "student", self.sources, problems)}
+        if teacher is not None:
+            self._taps["teacher"] = tapped(teacher, "teacher", self.sources, problems)
+        if problems:
+            raise ConfigError(problems)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hooks are on the models inside, and gone outside, whatever happens. The teacher is in
+        evaluation mode, and every module's own mode comes back."""
+        with ExitStack() as stack:
+            for taps in self._taps.values():
+                stack.enter_context(taps)
+            stack.enter_context(kept(self.student, self.teacher))
+            if self.teacher is not None:
+                self.teacher.eval()
+            yield
+
+    def measure(self, batch: Mapping[str, Any]) -> None:
+        """Pass one batch through both models, build what depends on sizes, and refuse what cannot work.
+
+        Weights, modes and random states stay as they are. Raises ConfigError, DataError.
+        """
+        self._inputs = {
+            side: accepted(model, batch, self.names.labels)
+            for side, model in (("student", self.student), ("teacher", self.teacher))
+            if model is not None
+        }
+        with evaluating(self.student, self.teacher):
+            self.forward(batch)
+        if not self.terms:
+            self.terms = self._build(batch)
+        require_reach(self.terms, self._means(batch))
+
+    def forward(self, batch: Mapping[str, Any]) -> None:
+        """Run both models on a batch, the teacher without gradient, and keep what the taps see."""
+        teacher_out = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher_out = self._taps["teacher"].run(**self.inputs("teacher", batch))
+        self.outputs = (self._taps["student"].run(**self.inputs("student", batch)), teacher_out)
+
+    def inputs(self, side: str, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of a batch that goes into the student or the teacher."""
+        for key in self._inputs[side]:
+            if key not in batch:
+                raise DataError(f"the {side} gets {key!r}, which the first batch had and this one lacks")
+        return {key: batch[key] for key in self._inputs[side]}
+
+    def counts(self, batch: Mapping[str, Any], samples: int, device: torch.device) -> Tensor:
+        """The valid positions or samples of a batch for each term, (terms,); known before any forward."""
+        return torch.stack([count(valid(t.source, t.level, batch, self.names)[0], samples, device) for t in self.terms])
+
+    def sums(self, batch: Mapping[str, Any], counts: Tensor) -> Tensor:
+        """The sum over valid positions of each term for the batch that `forward` saw, (terms,)."""
+        return torch.stack(self._means(batch)) * counts
+
+    def means(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The mean of each term by name, unweighted, for the batch that `forward` saw."""
+        return {term.name: mean for term, mean in zip(self.terms, self._means(batch), strict=True)}
+
+    def received(self, side: str) -> tuple[str, ...]:
+        """The keys of a batch that the student or the teacher gets; known after `measure`."""
+        return self._inputs[side]
+
+    def described(self, term: Term) -> str:
+        """What a term compares: canonical paths of its tensors."""
+        sides = ["student", *(["teacher"] if term.source.compares else [])]
+        paths = {side: self._taps[side].paths[term.source.path] for side in sides}
+        return " ~ ".join(
+            f"{side} {(paths[side] * ((term.pair or 0) + 1))[term.pair or 0] or 'logits'}" for side in sides
+        )
+
+    def weights(self, progress: float) -> list[float]:
+        """The weight of each term at this point of the training."""
+        return [term.source.weight.at(progress) for term in self.terms]
+
+    def predict(self, batch: Mapping[str, Any]) -> Tensor:
+        """The student's logits for a batch; raises SelectorError when its output has none."""
+        self._taps["student"].run(**self.inputs("student", batch))
+        logits: Tensor = self._taps["student"]["logits"]
+        return logits
+
+    @property
+    def labels(self) -> str:
+        """The key of the batch that holds the labels."""
+        return self.names.labels
+
+    def _means(self, batch: Mapping[str, Any]) -> list[Tensor]:
+        means = []
+        for term in self.terms:
+            key = term.source.path
+            student = term.pick(self._taps["student"][key])
+            teacher = term.pick(self._taps["teacher"][key]) if term.source.compares else None
+            mask, labels = valid(term.source, term.level, batch, self.names)
+            means.append(term.mean(student, teacher, mask, labels))
+        return means
+
+    def _build(self, batch: Mapping[str, Any]) -> tuple[Term, ...]:
+        terms, problems = list[Term](), list[Problem]()
+        for source in self.sources:
+            with collected(problems, source.path):
+                student = self._taps["student"][source.path]
+                teacher = self._taps["teacher"][source.path] if source.compares else None
+                terms += termed(source, student, teacher, batch, self.names)
+        if problems:
+            raise ConfigError(problems)
+        for term in terms:
+            for module in (term.projection, term.source.function):
+                if isinstance(module, nn.Module):
+                    self.extras[f"{term.name}/{type(module).__name__}".replace(".", "_")] = module
+        return tuple(terms)
+
+
+def tapped(model: nn.Module, side: str, sources: Sequence[Source], problems: list[Problem]) -> Taps:
+    """The taps of one model: a selector for each loss that reads it, by the path of its table, and `logits`."""
+    selectors = {"logits": "logits"}
+    for source in sources:
+        if side == "student" or source.compares:
+            selector = getattr(source.table, side) or "logits"
+            with collected(problems, f"{source.path}.{side}"):
+                Taps(model, {side: selector})
+                selectors[source.path] = selector
+    return Taps(model, selectors)

@@ -1,0 +1,28 @@
+"""What a plugin needs, and the catalogue of what all plugins offer. Importing it imports no torch."""
+
+from __future__ import annotations
+
+from hookbrew.options import at_least, choice, fraction, options, positive
+from hookbrew.plugin.blame import blame
+from hookbrew.plugin.catalogue import Catalogue, catalogue
+from hookbrew.plugin.component import Entry
+from hookbrew.plugin.discovery import Blocked, Failed, Plugin
+from hookbrew.plugin.specs import KINDS, Register, hookimpl
+
+__all__ = [
+    "KINDS",
+    "Blocked",
+    "Catalogue",
+    "Entry",
+    "Failed",
+    "Plugin",
+    "Register",
+    "at_least",
+    "blame",
+    "catalogue",
+    "choice",
+    "fraction",
+    "hookimpl",
+    "options",
+    "positive",
+]

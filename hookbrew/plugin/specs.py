@@ -1,0 +1,84 @@
+"""The hooks of a plugin: one per kind of component, all with the one parameter `register`.
+
+    from hookbrew.plugin import hookimpl
+
+    @hookimpl
+    def hookbrew_register_losses(register):
+        register("dkd", "hookbrew_dkd.loss:DKD")
+
+`register(name, target)` says that `name` stands for the options class `target`, a class or `module:Class`.
+A string is imported when a configuration, `hookbrew plugins show` or a test names it, not before: a
+plugin's own module shall import no torch. Names match `[a-z][a-z0-9_]*`; registering changes nothing
+until a configuration uses the name.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pluggy
+
+PROJECT = "hookbrew"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+KINDS = {
+    "losses": "loss",
+    "schedules": "schedule",
+    "projections": "projection",
+    "augments": "augment",
+    "callbacks": "callback",
+}
+"""The kinds of components, plural to singular."""
+
+PREFIX = "hookbrew_register_"
+HOOKS = {PREFIX + kind: kind for kind in KINDS}
+"""The name of a hook -> the kind that it registers."""
+
+
+class Register(Protocol):
+    """What a hook is given; it knows which plugin it belongs to."""
+
+    def __call__(self, name: str, target: str | type) -> None:
+        """Let `name` stand for `target`: an options class, or `module:Class` to import it when needed."""
+
+
+@hookspec
+def hookbrew_register_losses(register: Register) -> None:
+    """What the student is pulled towards.
+
+    `build()` gives a function (or an nn.Module, if it learns) of any of `student, teacher, mask, labels`
+    that returns a scalar: the mean over the valid positions.
+    """
+
+
+@hookspec
+def hookbrew_register_schedules(register: Register) -> None:
+    """Numbers over training progress: for the weight of a loss, or the learning rate.
+
+    `build()` gives a function from progress in [0, 1] to a multiplier.
+    """
+
+
+@hookspec
+def hookbrew_register_projections(register: Register) -> None:
+    """Trained maps from the student's width to the teacher's.
+
+    `build(student, teacher)`, with the two widths, gives an nn.Module from (..., student) to (..., teacher).
+    """
+
+
+@hookspec
+def hookbrew_register_augments(register: Register) -> None:
+    """Changes of a training batch, before teacher and student see it.
+
+    `build()` gives a function of a batch (a dict of tensors) and a torch.Generator that returns a new batch.
+    """
+
+
+@hookspec
+def hookbrew_register_callbacks(register: Register) -> None:
+    """Observers of a run.
+
+    `build()` gives an object whose public methods are named for events; each takes exactly `(self, state)`.
+    """

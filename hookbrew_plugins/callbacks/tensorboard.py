@@ -1,0 +1,57 @@
+"""TensorBoard: every number of a row as a scalar, and the configuration as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from hookbrew.loop import State
+from hookbrew.plugin import options
+
+
+@options
+class Tensorboard:
+    """Writes losses by name, weights, learning rate, gradient norm and evaluations for TensorBoard."""
+
+    folder: str = "tb"
+    """The folder of the event files, in the run folder."""
+
+    def build(self) -> Scalars:
+        """The callback."""
+        return Scalars(self.folder)
+
+
+@attrs.define(eq=False)
+class Scalars:
+    """`x` is the optimizer step in all charts."""
+
+    _folder: str
+    _writer: Any = None
+
+    def run_start(self, state: State) -> None:
+        """Open the writer; its import takes seconds, so it is not made sooner."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = state.require_folder("tensorboard")
+        self._writer = SummaryWriter(str(folder / self._folder), max_queue=1000, flush_secs=30)
+        resolved = folder / "resolved.toml"
+        if resolved.exists():
+            text = "\n".join(f"    {line}" for line in resolved.read_text(encoding="utf-8").splitlines())
+            self._writer.add_text("config", text)
+
+    def log(self, state: State) -> None:
+        """The numbers of a row: losses under `loss/`, weights under `weight/`, the rest under `train/`."""
+        for name, value in state.record.items():
+            if name != "step":
+                self._writer.add_scalar(name if "/" in name else f"train/{name}", value, state.step)
+
+    def eval_end(self, state: State) -> None:
+        """The numbers of an evaluation, under `eval/`."""
+        for name, value in state.metrics.items():
+            self._writer.add_scalar(f"eval/{name}", value, state.step)
+
+    def close(self, state: State) -> None:
+        """Write what is still queued."""
+        if self._writer is not None:
+            self._writer.close()

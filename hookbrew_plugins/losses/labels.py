@@ -1,0 +1,68 @@
+"""Losses on hard labels. B batch, L tokens, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hookbrew.errors import ObjectiveError
+from hookbrew.objective import valid_mean
+from hookbrew.plugin import fraction, options
+from hookbrew_plugins.losses.shapes import blanked, require_mask, require_rows, widened
+
+IGNORED = -100
+"""The label that marks a position or a sample without one, as in torch."""
+
+
+@options
+class CE:
+    """Cross-entropy with the true labels, -log q_y at temperature 1, mean over the labelled valid positions."""
+
+    takes: ClassVar[str] = "logits"
+
+    label_smoothing: float = fraction(0.0)
+    """The share of each label that is spread evenly over all possible classes (Szegedy et al. 2016, section 7)."""
+
+    def build(self) -> Callable[..., Tensor]:
+        """The loss, as a function of student, labels and mask."""
+        return partial(ce, label_smoothing=self.label_smoothing)
+
+
+def ce(student: Tensor, labels: Tensor, mask: Tensor | None = None, *, label_smoothing: float = 0.0) -> Tensor:
+    """-(1 - s) log q_y - s mean_c log q_c, mean over the valid positions whose label is not -100, a scalar.
+
+    student: logits (B, C) or (B, L, C), q their softmax. labels: long (B,) or (B, L). mask: bool, as labels.
+    Classes that are -inf count neither in q nor in mean_c.
+
+    Raises ObjectiveError when the shapes do not fit or the labels are no integers.
+    """
+    require_labels(student, labels)
+    require_mask(student, mask)
+    valid = labels != IGNORED if mask is None else mask & (labels != IGNORED)
+    logs = torch.log_softmax(blanked(widened(student), valid), dim=-1)
+    hit = logs.gather(-1, labels.masked_fill(~valid, 0).unsqueeze(-1).long()).squeeze(-1)
+    if label_smoothing:
+        hit = (1.0 - label_smoothing) * hit + label_smoothing * spread(logs)
+    return valid_mean(-hit, valid)
+
+
+def spread(logs: Tensor) -> Tensor:
+    """The mean over the classes that are not -inf: (..., C) to (...)."""
+    absent = torch.isneginf(logs)
+    return logs.masked_fill(absent, 0.0).sum(dim=-1) / (~absent).sum(dim=-1).clamp(min=1)
+
+
+def require_labels(student: Tensor, labels: Tensor) -> None:
+    """Raise ObjectiveError unless there is an integer label for each position of the student."""
+    require_rows(student, "classes")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ObjectiveError(f"labels are {labels.dtype}; expected torch.long, the number of each class")
+    if labels.shape != student.shape[:-1]:
+        raise ObjectiveError(
+            f"labels are {tuple(labels.shape)}; expected {tuple(student.shape[:-1])}, the student's shape "
+            f"{tuple(student.shape)} without its classes"
+        )

@@ -1,0 +1,97 @@
+"""Whatever the standard pack registers passes the kit of its kind, from the moment it has a name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import hookbrew_plugins
+from hookbrew import testing
+from hookbrew.options import describe
+from hookbrew.plugin import KINDS, catalogue
+
+PACK = catalogue(discover=False, plugins=[hookbrew_plugins])
+NEEDED = {"masking": {"mask_token": 29}}
+"""Values for the options that have no default."""
+
+TEXTBREWER = {"temperature_scale"}
+"""What a loss loses without its T^2: parity is the only reason for that switch."""
+SMOOTHED = {"impossible_class"}
+"""Smoothing puts a share of each label on every class that is not -inf, on one at -10,000 too."""
+
+VARIANTS = [
+    ("losses", "ce", {"label_smoothing": 0.1}, SMOOTHED),
+    ("losses", "cos", {"epsilon": 0.01}, set()),
+    ("losses", "kd_ce", {"temperature": 1.0}, set()),
+    ("losses", "kd_ce", {"temperature": 20.0}, set()),
+    ("losses", "kd_ce", {"t_squared": False}, TEXTBREWER),
+    ("losses", "kd_mse", {"temperature": 8.0}, set()),
+    ("losses", "kd_mse", {"temperature": 2.0, "t_squared": False}, TEXTBREWER),
+    ("schedules", "constant", {"value": 0.3}, set()),
+    ("schedules", "linear_decay", {"start": 0.9, "end": 0.1}, set()),
+    ("schedules", "linear_growth", {"start": 0.1, "end": 0.9}, set()),
+    ("schedules", "linear", {"warmup": 0.1}, set()),
+    ("schedules", "linear", {"warmup": 1.0, "end": 0.5}, set()),
+    ("schedules", "cosine", {"warmup": 0.1}, set()),
+    ("schedules", "cosine", {"warmup": 1.0, "end": 0.5}, set()),
+    ("augments", "masking", {"p": 1.0}, set()),
+    ("augments", "masking", {"p": 0.5, "keep": (1, 2), "mask": ""}, set()),
+]
+"""More options: kind, name, options, and exactly the properties that they give up."""
+
+
+def entries():
+    """Every kind with every name."""
+    return [(kind, name) for kind in KINDS for name in PACK.names(kind)]
+
+
+def kit(kind):
+    """The kit for one kind."""
+    return getattr(testing, f"check_{KINDS[kind]}")
+
+
+@pytest.mark.parametrize(("kind", "name"), entries())
+def test_defaults_pass(kind, name):
+    kit(kind)(PACK.load(kind, name)(**NEEDED.get(name, {})))
+
+
+@pytest.mark.parametrize(("kind", "name", "options", "lost"), VARIANTS)
+def test_variants_pass(kind, name, options, lost):
+    made = PACK.load(kind, name)(**{**NEEDED.get(name, {}), **options})
+    assert set(kit(kind).failures(made)) == lost
+
+
+@pytest.mark.parametrize("name", PACK.names("losses"))
+def test_no_exemption_is_stale(name):
+    made = PACK.load("losses", name)()
+    for check in testing.check_loss.checks(made):
+        if check.exempt:
+            with pytest.raises(AssertionError, match=f"fails {check.name}: "):
+                check()
+
+
+@pytest.mark.parametrize("name", PACK.names("losses"))
+def test_losses_take_pooled_and_token_tensors(name):
+    """A shape check that refuses too much would empty the kit in silence."""
+    from hookbrew.testing.trial import trials
+
+    assert [len(trial.shape) for trial in trials(PACK.load("losses", name)())] == [2, 3]
+
+
+@pytest.mark.parametrize(("kind", "name"), entries())
+def test_everything_is_documented_and_builds(kind, name):
+    found = PACK.load(kind, name)
+    assert found.__doc__
+    assert callable(found.build)
+    assert [option.name for option in describe(found) if not option.doc] == []
+    assert {option.name for option in describe(found) if option.required} == set(NEEDED.get(name, {}))
+
+
+@pytest.mark.parametrize(
+    "module", ["hookbrew_plugins", "hookbrew_plugins.schedules", "hookbrew_plugins.callbacks", "hookbrew.plugin"]
+)
+def test_names_import_no_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

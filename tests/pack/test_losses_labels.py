@@ -1,0 +1,127 @@
+"""ce against a float64 formula in NumPy, and its laws."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hookbrew.errors import ObjectiveError
+from hookbrew_plugins.losses import ce
+
+
+def drawn(*shape, seed=0):
+    """Random logits (..., C) in float64 and labels (...)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return logits, torch.randint(shape[-1], shape[:-1], generator=generator)
+
+
+def oracle(student, labels, smoothing=0.0):
+    """The losses of the labelled positions, one after the other."""
+    found = []
+    rows = zip(student.reshape(-1, student.shape[-1]).numpy(), labels.reshape(-1).tolist(), strict=True)
+    for row, label in rows:
+        if label != -100:
+            logs = row - np.log(np.sum(np.exp(row)))
+            found.append(-(1 - smoothing) * logs[label] - smoothing * logs.mean())
+    return np.array(found)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 7)])
+def test_mean_over_all_positions(smoothing, shape):
+    student, labels = drawn(*shape)
+    expected = oracle(student, labels, smoothing).mean()
+    assert ce(student, labels, label_smoothing=smoothing).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_positions_without_a_label_are_left_out(smoothing):
+    student, labels = drawn(2, 3, 5)
+    labels[0, 1] = labels[1, 2] = -100
+    expected = oracle(student, labels, smoothing)
+    assert len(expected) == 4
+    assert ce(student, labels, label_smoothing=smoothing).item() == pytest.approx(expected.mean(), rel=1e-12)
+
+
+def test_a_mask_and_missing_labels_leave_out_both():
+    student, labels = drawn(2, 3, 5)
+    labels[0, 0] = -100
+    mask = torch.tensor([[True, False, True], [True, True, False]])
+    expected = oracle(student, labels.masked_fill(~mask, -100)).mean()
+    assert ce(student, labels, mask).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_labels_under_the_mask_may_be_anything():
+    student, labels = drawn(4, 5)
+    mask = torch.tensor([True, True, False, True])
+    expected = ce(student, labels, mask)
+    assert torch.equal(ce(student, labels.masked_fill(~mask, 999), mask), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_no_label_at_all_is_zero_with_a_gradient_of_zeros(smoothing):
+    student = torch.full((2, 5), math.nan, requires_grad=True)
+    value = ce(student, torch.tensor([-100, -100]), label_smoothing=smoothing)
+    value.backward()
+    assert value.item() == 0.0
+    assert student.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_padding_of_the_vocabulary_changes_nothing(smoothing):
+    student, labels = drawn(4, 5)
+    wide = torch.nn.functional.pad(student, (0, 2), value=-math.inf).requires_grad_()
+    value = ce(wide, labels, label_smoothing=smoothing)
+    value.backward()
+    assert value.item() == pytest.approx(ce(student, labels, label_smoothing=smoothing).item(), rel=1e-12)
+    assert wide.grad[:, -2:].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_label_that_the_student_rules_out_is_infinite(smoothing):
+    assert ce(torch.tensor([[0.0, -math.inf]]), torch.tensor([1]), label_smoothing=smoothing).item() == math.inf
+
+
+def test_gradcheck_with_smoothing_and_a_mask():
+    student, labels = drawn(3, 2, 4)
+    mask = torch.tensor([[True, True], [False, True], [True, False]])
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: ce(x, labels, mask, label_smoothing=0.1), student)
+
+
+@settings(deadline=None)
+@given(order=st.permutations(range(6)), shift=st.floats(-50, 50), seed=st.integers(0, 1000))
+def test_order_of_samples_and_a_constant_on_all_classes_change_nothing(order, shift, seed):
+    student, labels = drawn(6, 5, seed=seed)
+    expected = ce(student, labels, label_smoothing=0.1).item()
+    assert ce(student[order] + shift, labels[order], label_smoothing=0.1).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_class_is_certain():
+    assert ce(torch.randn(2, 1), torch.tensor([0, 0])).item() == 0.0
+
+
+def test_short_floats_are_computed_in_float32():
+    student, labels = drawn(4, 5)
+    assert torch.equal(ce(student.bfloat16(), labels), ce(student.bfloat16().float(), labels))
+
+
+REFUSED = [
+    ((4, 5), torch.zeros(3, dtype=torch.long), "labels are (3,); expected (4,), the student's shape (4, 5) without its "
+     "classes"),
+    ((4, 5), torch.zeros(4), "labels are torch.float32; expected torch.long, the number of each class"),
+    ((5,), torch.tensor(1), "student is (5,); expected (batch, ..., classes)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "labels", "message"), REFUSED)
+def test_labels_that_do_not_fit(shape, labels, message):
+    with pytest.raises(ObjectiveError) as caught:
+        ce(torch.zeros(shape), labels)
+    assert str(caught.value) == message

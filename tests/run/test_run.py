@@ -1,0 +1,216 @@
+"""A whole run by its command, and what it leaves on disk."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, load_model
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_a_folder(toy, hookbrew):
+    done = hookbrew("run", "toy.toml")
+    assert done.exit_code == 0, done.output
+    run = toy / "runs/toy"
+    names = [re.sub(r"tfevents.*", "tfevents", name) for name in files(run)]
+    assert names == [
+        "config.toml",
+        "env.json",
+        "final/student.safetensors",
+        "metrics.jsonl",
+        "resolved.toml",
+        "status.json",
+        "tb/events.out.tfevents",
+    ]
+    assert (run / "config.toml").read_bytes() == (toy / "toy.toml").read_bytes()
+    status = json.loads((run / "status.json").read_text())
+    assert (status["status"], status["step"]) == ("done", 12)
+    assert re.fullmatch(r"done: 12 steps  accuracy \d\.\d{4}  \S+runs/toy\n", done.stdout)
+    assert "plugins: standard" in done.stderr
+    assert "step 12/12  epoch 2/2  loss " in done.stderr
+
+
+def test_rows_of_metrics(toy, hookbrew):
+    hookbrew("run", "toy.toml")
+    steps = [(row["step"], "eval/accuracy" in row) for row in rows(toy / "runs/toy")]
+    assert steps == [(1, False), (3, False), (6, False), (6, True), (9, False), (12, False), (12, True)]
+    first = rows(toy / "runs/toy")[0]
+    assert {"loss", "loss/kd_ce", "loss/hidden_mse/0", "loss/hidden_mse/1", "weight/kd_ce", "lr"} < set(first)
+
+
+def test_tensorboard_reads_the_events(toy, hookbrew):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    hookbrew("run", "toy.toml")
+    events = EventAccumulator(str(toy / "runs/toy/tb"))
+    events.Reload()
+    written = {row["step"]: row for row in rows(toy / "runs/toy") if "loss" in row}
+    read = {e.step: e.value for e in events.Scalars("train/loss")}
+    assert read == pytest.approx({step: row["loss"] for step, row in written.items()})
+    assert {"loss/kd_ce", "weight/kd_ce", "eval/accuracy", "train/lr"} < set(events.Tags()["scalars"])
+    assert "config/text_summary" in events.Tags()["tensors"]
+
+
+def test_the_weights_load_without_hookbrew(toy, hookbrew):
+    hookbrew("run", "toy.toml")
+    sys.path.insert(0, str(toy))
+    try:
+        from toyland import Net
+    finally:
+        sys.path.remove(str(toy))
+    student = Net()
+    load_model(student, toy / "runs/toy/final/student.safetensors")
+    keys = set(load_file(toy / "runs/toy/final/student.safetensors"))
+    assert keys == set(student.state_dict())
+
+
+def test_the_resolved_file_reproduces_the_run(toy, hookbrew):
+    hookbrew("run", "toy.toml", "-s", "train.epochs=1")
+    again = hookbrew("run", "runs/toy/resolved.toml", "-s", "output=runs/again")
+    assert again.exit_code == 0, again.output
+    first, second = (load_file(toy / f"runs/{name}/final/student.safetensors") for name in ("toy", "again"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    timeless = [
+        [{k: v for k, v in row.items() if k != "samples_per_second"} for row in rows(toy / f"runs/{name}")]
+        for name in ("toy", "again")
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_another_seed_is_another_run(toy, hookbrew):
+    for seed in ("3", "4"):
+        hookbrew("run", "toy.toml", "-s", f"seed={seed}", "-s", f"output=runs/{seed}")
+    first, second = (load_file(toy / f"runs/{seed}/final/student.safetensors") for seed in ("3", "4"))
+    assert not all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_random_state_of_the_caller_stays(toy, hookbrew):
+    before = torch.random.get_rng_state()
+    hookbrew("run", "toy.toml")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert str(toy) not in sys.path
+
+
+def test_supervised_training_needs_no_teacher(toy, hookbrew, edit):
+    edit('[teacher]\nfactory = "toyland:Net"\nwidth = 12\n', "")
+    text = (toy / "toy.toml").read_text()
+    (toy / "toy.toml").write_text(text[: text.index("[[losses]]")] + '[[losses]]\ntype = "ce"\n')
+    done = hookbrew("run", "toy.toml", "-s", "train.epochs=20", "-s", "train.log_every=60")
+    assert done.exit_code == 0, done.output
+    losses = [row["loss"] for row in rows(toy / "runs/toy") if "loss" in row]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_quiet_shows_no_progress(toy, hookbrew):
+    done = hookbrew("run", "toy.toml", "--quiet")
+    assert done.exit_code == 0
+    assert done.stderr == ""
+
+
+def test_checkpoints_keep_the_newest(toy, hookbrew):
+    with (toy / "toy.toml").open("a") as file:
+        file.write('\n[[callbacks]]\ntype = "checkpoint"\nevery = 2\nkeep = 2\n')
+    done = hookbrew("run", "toy.toml")
+    assert done.exit_code == 0, done.output
+    assert files(toy / "runs/toy/checkpoints") == [
+        "step-00000010/student.safetensors",
+        "step-00000012/student.safetensors",
+    ]
+
+
+def test_a_transformers_student_loads_by_itself(toy, hookbrew, edit):
+    from transformers import AutoModelForSequenceClassification
+
+    edit(
+        '[student]\nfactory = "toyland:Net"\n',
+        '[student]\nfactory = "transformers:BertForSequenceClassification"\n'
+        'config = { factory = "transformers:BertConfig", vocab_size = 20, hidden_size = 8, num_hidden_layers = 1,'
+        " num_attention_heads = 2, intermediate_size = 16, num_labels = 3 }\n",
+    )
+    edit('student = "layers[*]"\nteacher = "layers[*]"', 'student = "bert.encoder.layer[0]"\nteacher = "layers[1]"')
+    done = hookbrew("run", "toy.toml", "-s", "train.epochs=1")
+    assert done.exit_code == 0, done.output
+    model, report = AutoModelForSequenceClassification.from_pretrained(toy / "runs/toy/final", output_loading_info=True)
+    assert not any(report.values())
+    assert model.config.num_hidden_layers == 1
+
+
+def test_an_earlier_run_is_never_touched(toy, hookbrew):
+    hookbrew("run", "toy.toml")
+    before = snapshot(toy / "runs")
+    refused = hookbrew("run", "toy.toml")
+    assert refused.exit_code == 2
+    assert refused.stderr.splitlines()[-1] == (
+        f"error: output {toy}/runs/toy exists already; give another with -s output=..., or replace it with --overwrite"
+    )
+    assert snapshot(toy / "runs") == before
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "train.epochs=0",
+        "losses[1].student=nothing",
+        "optimizer.type=AdmaW",
+        "student.width=none",
+        "losses[1].weight=-x",
+    ],
+)
+def test_overwriting_waits_for_all_checks(toy, hookbrew, mistake):
+    hookbrew("run", "toy.toml")
+    before = snapshot(toy / "runs")
+    refused = hookbrew("run", "toy.toml", "--overwrite", "-s", mistake)
+    assert refused.exit_code in (1, 2)
+    assert snapshot(toy / "runs") == before
+
+
+def test_overwriting_replaces_a_run(toy, hookbrew):
+    hookbrew("run", "toy.toml")
+    (toy / "runs/toy/mine.txt").write_text("x")
+    assert hookbrew("run", "toy.toml", "--overwrite", "-s", "train.epochs=1").exit_code == 0
+    assert "mine.txt" not in files(toy / "runs/toy")
+    assert json.loads((toy / "runs/toy/status.json").read_text())["step"] == 6
+
+
+def test_a_folder_that_is_no_run_is_not_replaced(toy, hookbrew):
+    (toy / "runs/toy").mkdir(parents=True)
+    (toy / "runs/toy/thesis.txt").write_text("x")
+    refused = hookbrew("run", "toy.toml", "--overwrite")
+    assert refused.exit_code == 2
+    assert refused.stderr.splitlines()[-1] == (
+        f"error: output {toy}/runs/toy is not a folder of an earlier run (it has no status.json); remove it yourself"
+    )
+    assert files(toy / "runs") == ["toy/thesis.txt"]
+
+
+def test_ctrl_c_ends_a_run_cleanly(toy):
+    command = [sys.executable, "-m", "hookbrew", "run", "toy.toml", "-s", "train.epochs=100000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = toy / "runs/toy/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    status = json.loads((toy / "runs/toy/status.json").read_text())
+    assert status["status"] == "stopped"
+    assert "final" not in [name.split("/")[0] for name in files(toy / "runs/toy")]
