@@ -28,8 +28,10 @@ def check(path: str | Path, sets: Sequence[str] = (), *, catalogue: Catalogue, s
         check_names(document, catalogue)
         say("names", f"plugins {words.several(f'{p.name} {p.version}' for p in catalogue.plugins)}")
         config = experiment(document, catalogue)
-        say("options", f"losses {words.several(loss.type for loss in config.losses)}; output {config.output}")
         folder.refuse(config.output, overwrite=True)
+        taken = "\nan earlier run is there: `run` will ask for --overwrite" if config.output.exists() else ""
+        losses = words.several(loss.type for loss in config.losses)
+        say("options", f"losses {losses}; output {config.output}{taken}")
         with torch.random.fork_rng(), factory.importing(config.pythonpath):
             prepared = prepare(config, catalogue)
             loop = looped(prepared, config.output)
@@ -51,8 +53,9 @@ def models(prepared: Prepared) -> str:
 
 
 def size(model: nn.Module) -> str:
-    """Parameters in millions, to a tenth of a percent: `4.39 M parameters`."""
-    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.3g} M parameters"
+    """`4.39 M parameters`, or the exact number of a tiny model."""
+    number = sum(p.numel() for p in model.parameters())
+    return f"{number / 1e6:.3g} M parameters" if number >= 1e5 else f"{number:,} parameters"
 
 
 def terms(objective: Objective) -> str:
@@ -75,7 +78,7 @@ def step(prepared: Prepared) -> str:
         objective.forward(batch)
         losses = objective.means(batch)
         norms, missed = reach(losses, objective.student)
-    lines = [f"{name} {float(losses[name]):.4g}, gradient norm {norm:.3g}" for name, norm in norms.items()]
+    lines = [f"{name} {losses[name].item():.4g}, gradient norm {norm:.3g}" for name, norm in norms.items()]
     if missed:
         lines.append(
             f"{len(missed)} tensors of the student get no gradient from any loss: {words.several(missed, most=3)}"

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from hookbrew import factory
-from hookbrew.config import check_names, read, structure
+from hookbrew.config import read
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.loop import chosen, moved
 from hookbrew.modes import evaluating
 from hookbrew.objective import accepted
 from hookbrew.plugin import Catalogue
-from hookbrew.run import feed, model, placed
+from hookbrew.run import feed, model, placed, resolved
 from hookbrew.taps import Outline, outline
 
 
@@ -25,8 +25,7 @@ def outlined(path: str | Path, sets: Sequence[str], side: str, *, catalogue: Cat
     """
     document = read(path, sets)
     with placed(document):
-        check_names(document, catalogue)
-        config = structure(document, catalogue)
+        config = resolved(document, catalogue)
         if getattr(config, side) is None:
             raise ConfigError([Problem(side, f"there is no [{side}] table in this file")])
         with torch.random.fork_rng(), factory.importing(config.pythonpath):

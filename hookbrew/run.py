@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from hookbrew.errors import ConfigError, Problem
 from hookbrew.loop import Feed, Loader, Loop, Pad, State, mix
 from hookbrew.plugin import Catalogue
 
+log = logging.getLogger("hookbrew")
 STANDARD = ("metrics", "progress", "weights")
 """Callbacks that every run has, named or not; naming one gives it options."""
 
@@ -37,13 +39,20 @@ class Prepared:
     evaluate: Feed | None
 
 
+def resolved(document: Document, catalogue: Catalogue) -> Experiment:
+    """Levels 1 and 2 of a file as it is; what `extends` or -s replaced whole is told as a warning of the log."""
+    check_names(document, catalogue)
+    for note in document.dropped:
+        log.warning("note: %s", note)
+    return structure(document, catalogue)
+
+
 def experiment(document: Document, catalogue: Catalogue, *, quiet: bool = False) -> Experiment:
     """Levels 1 and 2: the checked experiment, with the callbacks that every run has.
 
     quiet leaves the progress display out. Raises ConfigError with all that is wrong.
     """
-    check_names(document, catalogue)
-    made = structure(document, catalogue)
+    made = resolved(document, catalogue)
     given = [component.type for component in made.callbacks]
     wanted = [name for name in STANDARD if name not in given and not (quiet and name == "progress")]
     if made.data.evaluate is not None and "evaluate" not in given:

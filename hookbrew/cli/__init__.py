@@ -16,18 +16,19 @@ COMMANDS = {
 }
 
 
-SETTINGS = {"auto_envvar_prefix": "HOOKBREW", "max_content_width": 110}
+WIDE = {"max_content_width": 110}
 
 
-@click.group(cls=Commands, lazy=COMMANDS, context_settings=SETTINGS)
-@click.version_option(package_name="hookbrew", message="%(prog)s %(version)s")
+@click.group(cls=Commands, lazy=COMMANDS, context_settings=WIDE)
+@click.version_option(package_name="hookbrew", prog_name="hookbrew", message="%(prog)s %(version)s")
 @click.option("--no-plugins", is_flag=True, help="Use no third-party plugin, as HOOKBREW_PLUGINS= does.")
-@click.option("--traceback", is_flag=True, help="Show every frame of every error.")
+@click.option("--traceback", is_flag=True, envvar="HOOKBREW_TRACEBACK", help="Show every frame of every error.")
 @click.pass_obj
 def main(context: Context, no_plugins: bool, traceback: bool) -> None:
     """Make a small model out of a big one.
 
     HOOKBREW_PLUGINS=a,b allows only these third-party plugins, HOOKBREW_BLOCK=c leaves one out.
+    HOOKBREW_TRACEBACK=1 is the same as --traceback.
     """
     context.no_plugins, context.traceback = no_plugins, traceback
 

@@ -13,7 +13,9 @@ from hookbrew.cli.settings import config_file, settings
 @settings
 @click.pass_obj
 def check(context: Context, config: str, sets: tuple[str, ...]) -> None:
-    """Check CONFIG in four levels: names, options, build and taps, one real step.
+    """Find every mistake before training.
+
+    Four levels: names, options, build and taps, one real step.
 
     Stops at the first level that fails, with all mistakes of that level. Writes nothing.
     """

@@ -12,7 +12,7 @@ from hookbrew.cli.settings import config_file, settings
 
 @click.group()
 def config() -> None:
-    """Show a configuration with every default, or the schema of all of them."""
+    """Show a file with its defaults, or the schema."""
 
 
 @config.command()
@@ -25,12 +25,11 @@ def show(context: Context, config: str, sets: tuple[str, ...], origin: bool) -> 
 
     The output is a configuration file again, but for --origin.
     """
-    from hookbrew.config import check_names, origin_lines, read, structure, write
+    from hookbrew.config import origin_lines, read, write
+    from hookbrew.run import resolved
 
-    catalogue = context.catalogue()
     document = read(config, sets)
-    check_names(document, catalogue)
-    experiment = structure(document, catalogue)
+    experiment = resolved(document, context.catalogue())
     if not origin:
         click.echo(write(experiment), nl=False)
         return

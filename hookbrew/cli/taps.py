@@ -17,7 +17,9 @@ from hookbrew.cli.settings import config_file, settings
 @click.option("--json", "as_text", is_flag=True, help="Print the tree as JSON.")
 @click.pass_obj
 def taps(context: Context, config: str, sets: tuple[str, ...], model: str, as_text: bool) -> None:
-    """Print the module tree of a model of CONFIG: path, class, output shape, calls.
+    """Print a model's module tree.
+
+    Paths, classes, output shapes, calls, and selectors to paste, for the student or teacher of CONFIG.
 
     One batch of the training data goes through the model; a module that it does not call is marked.
     """

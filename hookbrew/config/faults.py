@@ -88,9 +88,7 @@ def of_table(error: ClassValidationError, keys: Keys, also: Collection[str]) -> 
             yield Fault((*keys, field) if field else keys, said(inner, field))
 
 
-def of_names(
-    extra: Iterable[str], missing: Iterable[str], known: Iterable[str], keys: Keys = ()
-) -> Iterator[Fault]:
+def of_names(extra: Iterable[str], missing: Iterable[str], known: Iterable[str], keys: Keys = ()) -> Iterator[Fault]:
     """Unknown and missing keys; a missing one that an unknown one was probably meant to be is said once."""
     lacking, known = list(missing), list(known)
     for name in sorted(extra):

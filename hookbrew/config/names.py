@@ -68,9 +68,9 @@ def lacking(text: str, catalogue: Plugged) -> str | None:
     try:
         wanted = Requirement(text)
     except InvalidRequirement:
-        return f"{shown(text)} is not a plugin with its versions, like \"dkd>=0.3\""
+        return f'{shown(text)} is not a plugin with its versions, like "dkd>=0.3"'
     if wanted.url or wanted.marker or wanted.extras:
-        return f"{shown(text)} says more than a plugin and its versions; write \"{wanted.name}{wanted.specifier}\""
+        return f'{shown(text)} says more than a plugin and its versions; write "{wanted.name}{wanted.specifier}"'
     known = {canonicalize_name(plugin.name): plugin for plugin in catalogue.plugins}
     plugin = known.get(canonicalize_name(wanted.name))
     if plugin is None:

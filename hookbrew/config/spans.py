@@ -17,7 +17,7 @@ from hookbrew.errors import Place
 BLANK = re.compile(r"[ \t]*")
 GAP = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 NAME = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'""")
-LONG = re.compile(r'''"{3}(?:[^\\]|\\.)*?"{3,5}|\'{3}.*?\'{3,5}''', re.DOTALL)
+LONG = re.compile(r""""{3}(?:[^\\]|\\.)*?"{3,5}|\'{3}.*?\'{3,5}""", re.DOTALL)
 SHORT = re.compile(r"""'[^'\n]*'|"(?:[^"\\\n]|\\.)*"|[^,\]}#\n]+""")
 
 

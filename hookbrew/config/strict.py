@@ -196,7 +196,11 @@ def like(value: Any, hint: Any) -> bool:
     if origin(hint) is Literal:
         return any(value == word and type(value) is type(word) for word in get_args(hint))
     kinds: dict[Any, tuple[type, ...]] = {
-        float: (int, float), Path: (str, Path), list: (list, tuple), tuple: (list, tuple), Sequence: (list, tuple)
+        float: (int, float),
+        Path: (str, Path),
+        list: (list, tuple),
+        tuple: (list, tuple),
+        Sequence: (list, tuple),
     }
     kind = origin(hint)
     if attrs.has(kind):

@@ -11,7 +11,7 @@ told both plugins. Nothing is overridden, in either direction.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -19,7 +19,7 @@ from hookbrew import words
 from hookbrew.errors import PluginError
 from hookbrew.plugin.component import Entry, options_class
 from hookbrew.plugin.discovery import HOME, Blocked, Failed, Found, Plugin, given, installed
-from hookbrew.plugin.shelf import Key, Shelf, both
+from hookbrew.plugin.shelf import Key, Shelf, claimed
 from hookbrew.plugin.specs import KINDS
 
 ALLOW = "HOOKBREW_PLUGINS"
@@ -132,9 +132,10 @@ def absent(names: Collection[str]) -> list[Failed]:
     return [Failed(name=name, fetch=lambda: None, why=why) for name in sorted(names)]
 
 
-def contest(kind: str, name: str, plugins: tuple[Found, ...]) -> str:
-    """The same, with a way out."""
-    return f"{both(kind, name, plugins)}; leave one out: {BLOCK}={plugins[-1].name}"
+def contest(kind: str, name: str, plugins: Sequence[Found]) -> str:
+    """The sentence about a contested name, with a way out."""
+    rest = ",".join(plugin.name for plugin in plugins[1:])
+    return f"{claimed(kind, name, plugins)}; leave {'all but ' if plugins[2:] else ''}one out: {BLOCK}={rest}"
 
 
 def article(noun: str) -> str:

@@ -31,6 +31,9 @@ readme = "README.md"
 requires-python = ">=3.11"
 dependencies = ["hookbrew>=0.1"]
 
+[project.optional-dependencies]
+test = ["pytest"]
+
 [project.entry-points.hookbrew]
 $name = "$module"
 
@@ -43,7 +46,7 @@ packages = ["$module"]
 The loss `$name` for hookbrew.
 
 ```console
-$$ python -m pip install -e .
+$$ python -m pip install -e '.[test]'
 $$ hookbrew plugins show $name
 $$ python -m pytest
 ```

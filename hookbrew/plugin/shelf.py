@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 import pluggy
@@ -73,7 +73,7 @@ class Shelf:
         for key in clashes:
             self.contested[key] = (*self.contested.get(key, (self.entries[key].plugin,)), plugin)
         if clashes:
-            raise Fault("; ".join(both(*key, self.contested[key]) for key in clashes))
+            raise Fault("; ".join(claimed(*key, self.contested[key]) for key in clashes))
 
 
 def registrar(kind: str, plugin: Plugin, entries: dict[Key, Entry]) -> Register:
@@ -88,6 +88,7 @@ def registrar(kind: str, plugin: Plugin, entries: dict[Key, Entry]) -> Register:
     return register
 
 
-def both(kind: str, name: str, plugins: tuple[Found, ...]) -> str:
+def claimed(kind: str, name: str, plugins: Sequence[Found]) -> str:
     """The sentence about a name with several owners."""
-    return f"{KINDS[kind]} {name!r} is registered by both {' and '.join(map(str, plugins))}"
+    *most, last = map(str, plugins)
+    return f"{KINDS[kind]} {name!r} is registered by {'' if most[1:] else 'both '}{', '.join(most)} and {last}"

@@ -24,8 +24,10 @@ def test_literal_names_are_read_too():
     assert split("data.'a.b'[2]") == ("data", "a.b", 2)
 
 
-@pytest.mark.parametrize("text", ["", ".", "a.", ".a", "a..b", "[0]", "a.[0]", "a[x]", "a[-1]", "a b", "a[1", 'a."b', "a]"])
+@pytest.mark.parametrize(
+    "text", ["", ".", "a.", ".a", "a..b", "[0]", "a.[0]", "a[x]", "a[-1]", "a b", "a[1", 'a."b', "a]"]
+)
 def test_malformed_keys_are_refused(text):
-    with pytest.raises(ValueError, match="is not a key; write it like train.epochs or losses") as caught:
+    with pytest.raises(ValueError, match=r"is not a key; write it like train.epochs or losses") as caught:
         split(text)
     assert str(caught.value).startswith(repr(text))

@@ -13,12 +13,13 @@ def told(folder, fake):
     def run(text, catalogue=fake):
         (folder / "kd.toml").write_text(text)
         document = read("kd.toml")
+        problems = ()
         try:
             check_names(document, catalogue)
         except ConfigError as error:
-            assert all(problem.place for problem in error.problems)
-            return [f"{problem.path}: {problem.message}" for problem in error.problems]
-        return []
+            problems = error.problems
+        assert all(problem.place for problem in problems)
+        return [f"{problem.path}: {problem.message}" for problem in problems]
 
     return run
 

@@ -80,9 +80,7 @@ def test_a_missing_base_is_told_where_it_is_named(folder):
 @pytest.mark.parametrize(("value", "got"), [("3", "3"), ('["a.toml", 4]', "4"), ("{a = 1}", "a table")])
 def test_extends_is_a_file_or_several(folder, value, got):
     write(folder, kd=f"extends = {value}\n")
-    assert refused("kd.toml").startswith(
-        f"kd.toml:1:1: extends: expected a file or a list of files, got {got}\n"
-    )
+    assert refused("kd.toml").startswith(f"kd.toml:1:1: extends: expected a file or a list of files, got {got}\n")
 
 
 def test_a_table_that_changes_its_type_is_replaced(folder):

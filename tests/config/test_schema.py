@@ -56,7 +56,10 @@ def test_what_may_be_said(errors, text):
         ("losses = []", "[] should be non-empty"),
         ("losses = [{}]", "'type' is a required property"),
         ('losses = [{type = "kdd"}]', "'kdd' is not one of ['clash', 'hidden', 'kd', 'needy']"),
-        ('losses = [{type = "kd", temprature = 2}]', "Additional properties are not allowed ('temprature' was unexpected)"),
+        (
+            'losses = [{type = "kd", temprature = 2}]',
+            "Additional properties are not allowed ('temprature' was unexpected)",
+        ),
         ('losses = [{type = "kd", temperature = "hot"}]', "'hot' is not of type 'number'"),
         ('losses = [{type = "kd", temperature = true}]', "True is not of type 'number'"),
         ('losses = [{type = "kd", temperature = -2}]', "-2 is less than or equal to the minimum of 0"),
@@ -68,16 +71,22 @@ def test_what_may_be_said(errors, text):
         ('losses = [{type = "needy"}]', "'epochs' is a required property"),
         ('losses = [{type = "hidden", norm = "l3"}]', "'l3' is not one of ['l1', 'l2']"),
         ('losses = [{type = "hidden", projection = "mpl"}]', "'mpl' is not one of ['linear', 'mlp']"),
-        ('losses = [{type = "hidden", projection = {type = "mlp", w = 1}}]', "Additional properties are not allowed ('w' was unexpected)"),
+        (
+            'losses = [{type = "hidden", projection = {type = "mlp", w = 1}}]',
+            "Additional properties are not allowed ('w' was unexpected)",
+        ),
         ('losses = [{type = "kd", weight = "x"}]', "'x' is not of type 'number', 'object'"),
-        ('losses = [{type = "kd", weight = {type = "flat", x = 2}}]', "Additional properties are not allowed ('x' was unexpected)"),
+        (
+            'losses = [{type = "kd", weight = {type = "flat", x = 2}}]',
+            "Additional properties are not allowed ('x' was unexpected)",
+        ),
         ('losses = [{type = "kd", weight = {base = 2}}]', "'type' is a required property"),
         (KD + "lr_schedule = {start = 1}", "'type' is a required property"),
         (KD + 'teacher.x = "a"', "'factory' is a required property"),
         (KD + 'teacher.factory = "a.b"', "'a.b' does not match '^[^:]+:[^:]+$'"),
         (KD + "data.batch_size = 0", "0 is less than the minimum of 1"),
         (KD + "train.steps = 3", "{'required': ['steps']}"),
-        (KD + 'extends = 3', "3 is not of type 'string', 'array'"),
+        (KD + "extends = 3", "3 is not of type 'string', 'array'"),
     ],
 )
 def test_what_may_not_be_said(errors, text, message):
@@ -119,6 +128,4 @@ def test_a_broken_component_does_not_break_the_schema(fake):
             raise ImportError(name)
 
     made = schema(Broken())
-    jsonschema.Draft202012Validator(made).validate(
-        tomllib.loads(FULL + 'losses = [{type = "kd", anything = 1}]')
-    )
+    jsonschema.Draft202012Validator(made).validate(tomllib.loads(FULL + 'losses = [{type = "kd", anything = 1}]'))

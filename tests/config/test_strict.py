@@ -41,7 +41,10 @@ TABLE = [
         'train.epochs = 1\nlosses = [{type = "kd"}, {type = "kd", temperature = "hot"}]',
         "losses[1].temperature: expected a number, got the string 'hot'",
     ),
-    ('train.epochs = 1\noptimizer = "adam"\nlosses = [{type = "kd"}]', "optimizer: expected a table, got the string 'adam'"),
+    (
+        'train.epochs = 1\noptimizer = "adam"\nlosses = [{type = "kd"}]',
+        "optimizer: expected a table, got the string 'adam'",
+    ),
     ('train.epochs = 1\nlosses = "kd"', "losses: expected a list, got the string 'kd'"),
     ('train.epochs = 0\nlosses = [{type = "kd"}]', "train.epochs: must be >= 1: 0"),
     (
@@ -57,7 +60,7 @@ TABLE = [
         'train.epochs = 1\nlosses = [{type = "hidden", pair = [1, 2, 3]}]',
         "losses[0].pair: expected a list of 2, got 3",
     ),
-    ('train.epochs = 1\nlosses = []', "losses: length must be >= 1: 0"),
+    ("train.epochs = 1\nlosses = []", "losses: length must be >= 1: 0"),
 ]
 
 

@@ -165,9 +165,9 @@ def test_a_run_has_one_length(told, train, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('[[losses]]\ntemperature = 2', ["losses[0].type: missing: this key is required"]),
+        ("[[losses]]\ntemperature = 2", ["losses[0].type: missing: this key is required"]),
         ('[[losses]]\ntpye = "kd"', ["losses[0].tpye: unknown key; did you mean 'type'? (it is required)"]),
-        ('[[losses]]\ntype = 3', ["losses[0].type: expected a string, got 3"]),
+        ("[[losses]]\ntype = 3", ["losses[0].type: expected a string, got 3"]),
         ('losses = [{type = "kd"}, "kd"]', ["losses[1]: expected a table, got the string 'kd'"]),
         (
             '[[losses]]\ntype = "kd"\nweight = "high"',
@@ -176,7 +176,10 @@ def test_a_run_has_one_length(told, train, expected):
         ('[[losses]]\ntype = "kd"\nweight = true', ["losses[0].weight: expected a number or a table, got true"]),
         (
             '[[losses]]\ntype = "kd"\nweight = {base = "x"}',
-            ["losses[0].weight.type: missing: this key is required", "losses[0].weight.base: expected a number, got the string 'x'"],
+            [
+                "losses[0].weight.type: missing: this key is required",
+                "losses[0].weight.base: expected a number, got the string 'x'",
+            ],
         ),
         (
             '[[losses]]\ntype = "kd"\nweight = {type = "linaer", base = 2}',
@@ -205,8 +208,8 @@ def test_a_run_has_one_length(told, train, expected):
         (
             '[[losses]]\ntype = "kd"\noptions = {temperature = 2}',
             [
-                "losses[0].options: unknown key; one of: fused, labels, layers, mask, metric, name, projection, rounds, "
-                "student, tag, teacher, temperature, weight"
+                "losses[0].options: unknown key; one of: fused, labels, layers, mask, metric, name, projection, "
+                "rounds, student, tag, teacher, temperature, weight"
             ],
         ),
         (
@@ -230,8 +233,14 @@ def test_a_run_has_one_length(told, train, expected):
         ('optimizer.lr = "fast"\n[[losses]]\ntype = "kd"', ["optimizer.lr: expected a number, got the string 'fast'"]),
         ('optimizer.lr = 0\n[[losses]]\ntype = "kd"', ["optimizer.lr: must be > 0: 0.0"]),
         ('optimizer.type = 1\n[[losses]]\ntype = "kd"', ["optimizer.type: expected a string, got 1"]),
-        ('pythonpath = ["", 3]\n[[losses]]\ntype = "kd"', ["pythonpath[0]: a path cannot be empty", "pythonpath[1]: expected a path, got 3"]),
-        ('data.pad = {x = "y"}\n[[losses]]\ntype = "kd"', ["data.pad.x: expected an integer or a number, got the string 'y'"]),
+        (
+            'pythonpath = ["", 3]\n[[losses]]\ntype = "kd"',
+            ["pythonpath[0]: a path cannot be empty", "pythonpath[1]: expected a path, got 3"],
+        ),
+        (
+            'data.pad = {x = "y"}\n[[losses]]\ntype = "kd"',
+            ["data.pad.x: expected an integer or a number, got the string 'y'"],
+        ),
     ],
 )
 def test_what_a_table_may_say(told, text, expected):
@@ -260,7 +269,8 @@ def test_malformed_names_of_factories(told, name):
 
 def test_paths_among_options_are_relative_to_the_file(structured, folder):
     experiment = structured(
-        f'{HEAD}[[losses]]\ntype = "hidden"\ntable = "t.bin"\n[[callbacks]]\ntype = "note"\nfolders = ["a", "/b", "~/c"]\n'
+        f'{HEAD}[[losses]]\ntype = "hidden"\ntable = "t.bin"\n'
+        '[[callbacks]]\ntype = "note"\nfolders = ["a", "/b", "~/c"]\n'
     )
     assert experiment.losses[0].options.table == folder / "t.bin"
     assert experiment.callbacks[0].options.folders == [folder / "a", Path("/b"), Path("~/c").expanduser()]

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import attrs
 import pytest
 import tomli_w
 from hypothesis import given, settings
@@ -92,9 +93,7 @@ def components(fake, kind):
 
 def experiments(fake):
     """Whole experiments."""
-    weights = st.builds(
-        Weight, base=st.floats(-9, 9), schedule=st.none() | components(fake, "schedules")
-    )
+    weights = st.builds(Weight, base=st.floats(-9, 9), schedule=st.none() | components(fake, "schedules"))
     placement = {
         "name": selectors,
         "student": selectors,
@@ -130,7 +129,7 @@ def file(tmp_path_factory):
     return tmp_path_factory.mktemp("written") / "kd.toml"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_an_experiment_reads_as_it_was_written(fake, file, data):
     experiment = data.draw(experiments(fake))
@@ -150,16 +149,12 @@ def test_any_tree_reads_as_it_was_written(file, tree):
 
 
 def test_every_default_is_said_and_nothing_that_is_none(structured, good):
-    assert write(structured(good)).partition("[student]")[2].startswith(
-        '\nfactory = "zoo.models:Small"\nwidth = 8\n'
-    )
+    assert write(structured(good)).partition("[student]")[2].startswith('\nfactory = "zoo.models:Small"\nwidth = 8\n')
     train = write(structured(good)).partition("[train]\n")[2].partition("\n\n")[0]
     assert train == 'epochs = 3\naccumulate = 1\nprecision = "auto"\ndevice = "auto"\nlog_every = 10'
 
 
 def test_what_toml_cannot_say_is_refused(structured, good, fake):
-    import attrs
-
     experiment = structured(good)
     odd = attrs.evolve(experiment, student=Factory(factory="a:b", arguments={"x": [1, {"y": None}]}))
     with pytest.raises(ConfigError) as caught:
@@ -168,8 +163,6 @@ def test_what_toml_cannot_say_is_refused(structured, good, fake):
 
 
 def test_none_in_place_of_another_default_is_refused(structured, good, fake):
-    import attrs
-
     experiment = structured(good)
     loss = attrs.evolve(experiment.losses[0], options=fake.load("losses", "kd")(tag=None))
     with pytest.raises(ConfigError) as caught:

@@ -10,7 +10,6 @@ import hookbrew as hb
 from hookbrew.errors import ConfigError, NonFiniteError
 from hookbrew.loop import EVENTS
 
-
 KD = (hb.loss("kd_ce"),)
 
 

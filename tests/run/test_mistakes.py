@@ -93,7 +93,7 @@ CASES = {
     "a factory's module": (
         '[student]\nfactory = "toyland:Net"',
         '[student]\nfactory = "toyland2:Net"',
-        'error: toy.toml:10:1: student.factory: no module \'toyland2\'; install it, or name the folder it is in with pythonpath = ["."]',
+        "error: toy.toml:10:1: student.factory: no module 'toyland2'; install it, or name the folder it is in with pythonpath = [\".\"]",
     ),
     "a factory's name": (
         '[student]\nfactory = "toyland:Net"',

@@ -1,0 +1,128 @@
+"""What the README says is run: its TOML, its commands, its Python, its plugin, its error messages."""
+
+import configparser
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hookbrew.cli import main
+from hookbrew.plugin import catalogue
+from hookbrew.testing import check_loss
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def lines(block):
+    """The commands of a console block, without prompt and comment."""
+    return [line[2:].split("  #")[0].strip() for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The files that the README's configuration names: a teacher of 6 layers, and a data module."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("readme")
+    size = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
+    BertForSequenceClassification(BertConfig(num_hidden_layers=6, **size)).save_pretrained(folder / "teacher")
+    (folder / "my_project").mkdir()
+    (folder / "my_project/data.py").write_text(
+        "import torch\n\n\n"
+        "def train_set():\n"
+        "    ids = [torch.arange(2, 4 + i % 5) for i in range(40)]\n"
+        '    return [{"input_ids": x, "attention_mask": torch.ones_like(x), "labels": len(x) % 2} for x in ids]\n\n\n'
+        "test_set = train_set\n"
+    )
+    (folder / "distill.toml").write_text(blocks("toml")[0])
+    yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_project"]:
+        del sys.modules[name]
+
+
+def test_the_commands_of_a_clone_are_environments_of_tox():
+    tox = configparser.ConfigParser()
+    tox.read(ROOT / "tox.ini")
+    assert lines(blocks("console")[0]) == ["tox run -e quickstart", "tox run"]
+    assert "testenv:quickstart" in tox
+    assert "python examples/quickstart.py" in tox["testenv:quickstart"]["commands"]
+    assert (ROOT / ".ci/run").read_text().strip().endswith("tox run")
+
+
+@pytest.mark.parametrize("command", lines(blocks("console")[1]))
+def test_commands(project, monkeypatch, command):
+    monkeypatch.chdir(project)
+    program, *arguments = shlex.split(command)
+    assert program == "hookbrew"
+    done = CliRunner().invoke(main, arguments, prog_name="hookbrew")
+    assert done.exit_code == 0, done.output
+
+
+def test_the_messages_are_real(project, monkeypatch):
+    monkeypatch.chdir(project)
+    text = (project / "distill.toml").read_text()
+    wrong = text.replace("clip_grad_norm = ", "clip_grad = ").replace("temperature = ", "temprature = ")
+    (project / "wrong").mkdir()
+    (project / "wrong/distill.toml").write_text(wrong)
+    monkeypatch.chdir(project / "wrong")
+    done = CliRunner().invoke(main, ["check", "distill.toml"], prog_name="hookbrew")
+    assert done.exit_code == 2
+    (shown,) = [block for block in blocks("text") if block.startswith("error: ")]
+    assert done.stderr.strip() == shown.strip()
+
+
+def encoder(width, depth):
+    """A model with the paths of the Python example, and a call by keywords."""
+
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = torch.nn.Embedding(9, width)
+            self.encoder = torch.nn.Module()
+            self.encoder.layer = torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(depth))
+            self.head = torch.nn.Linear(width, 3)
+
+        def forward(self, input_ids):
+            hidden = self.embed(input_ids)
+            for layer in self.encoder.layer:
+                hidden = torch.tanh(layer(hidden))
+            return self.head(hidden.mean(1))
+
+    return Encoder()
+
+
+def test_python():
+    teacher, student = encoder(8, 4), encoder(4, 2)
+    batch = {"input_ids": torch.arange(6).reshape(2, 3)}
+    space = {"torch": torch, "model": teacher, "teacher": teacher, "student": student, "batch": batch}
+    space["loader"] = [batch] * 4
+    exec(blocks("python")[0], space)
+    assert [tuple(hidden.shape) for hidden in space["taps"]["hidden"]] == [(2, 3, 8)] * 4
+    assert torch.equal(space["taps"]["last"], space["taps"]["hidden"][-1])
+    assert space["state"].step == 12
+
+
+def test_the_plugin(monkeypatch):
+    entry, loss = types.ModuleType("hookbrew_gap"), types.ModuleType("hookbrew_gap.loss")
+    exec(blocks("python")[1], vars(entry))
+    exec(blocks("python")[2], vars(loss))
+    monkeypatch.setitem(sys.modules, "hookbrew_gap", entry)
+    monkeypatch.setitem(sys.modules, "hookbrew_gap.loss", loss)
+    known = catalogue(discover=False, plugins=[entry])
+    assert known.names("losses") == ["gap"]
+    check_loss(known.load("losses", "gap")(scale=2.0))
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
