@@ -71,4 +71,5 @@ def cos(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, epsilon
 
 def lengths(vectors: Tensor) -> Tensor:
     """The Euclidean lengths over the last dimension: (..., D) to (...)."""
-    return torch.linalg.vector_norm(vectors, dim=-1)
+    found: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
+    return found

@@ -206,3 +206,13 @@ def test_a_plugin_given_as_an_object_must_be_sound():
         catalogue(discover=False, plugins=[Mine()])
     assert str(caught.value).startswith("plugin Mine failed to load: PluginValidationError: Plugin 'Mine' for hook")
     assert isinstance(caught.value.__cause__, pluggy.PluginValidationError)
+
+
+@pytest.mark.parametrize("fault", ["implements no hook", "raises in the hook"])
+def test_the_name_of_a_failed_plugin_is_free(site, fault):
+    site("hookbrew-first", "0.1", "same = hb_bad", FAULTS[fault][0])
+    site("hookbrew-second", "0.1", "same = hb_good", HEAD + "@hookimpl\n" + HOOK.format("good"))
+    known = catalogue()
+    assert [str(f) for f in known.failed] == ["same (hookbrew-first 0.1)"]
+    assert [str(p) for p in known.plugins][1:] == ["same (hookbrew-second 0.1)"]
+    assert "good" in known.names("losses")
