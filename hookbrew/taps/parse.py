@@ -56,7 +56,7 @@ def segment(text: str, part: str) -> Segment:
 def refused(part: str) -> str:
     """What is wrong with a segment that is none."""
     if part == "" or part.startswith("["):
-        return "a name is missing before '.' or '['; the model itself has none: start with one of its children"
+        return "a name is missing beside '.' or before '['; a path starts with a child of the model"
     if part.count("{") != part.count("}"):
         return f"a brace in {part!r} is not closed"
     if ".." in part:
@@ -106,6 +106,8 @@ def parse_port(text: str, port: str | None, picks: str | None) -> tuple[str, tup
             break
         found.append(match[1] if match[2] is None else int(match[2]))
         end = match.end()
+    if "#" in (picks or ""):
+        raise mistake(text, "the call stands before the port: path#call:port")
     if end != len(picks or ""):
         raise mistake(text, f"{(picks or '')[end:]!r} is not a pick: .key or [i] after the port")
     return port, tuple(found)

@@ -62,10 +62,10 @@ def element(value: Any, key: str | int, noun: str) -> Any:
     keyed = fields(value)
     if key in keyed:
         return keyed[key]
-    if isinstance(key, str):
+    if isinstance(key, str) and keyed:
         raise SelectorError(f"{noun} is {described(value)}, without '{key}'; {hint(key, map(str, keyed))}")
-    if not isinstance(value, tuple | list):
-        raise SelectorError(f"{noun} is {described(value)}; '{write}' needs a tuple")
+    if isinstance(key, str) or not isinstance(value, tuple | list):
+        raise SelectorError(f"{noun} is {described(value)}; '{write}' needs {'a tuple' if isinstance(key, int) else 'keys'}")
     if not -len(value) <= key < len(value):
         raise SelectorError(f"{noun} has {len(value)} element(s); '{write}' is out of range")
     return value[key]
@@ -102,10 +102,13 @@ def fields(value: Any) -> dict[Any, Any]:
 
 def described(value: Any) -> str:
     """A value in a sentence: its class, and its keys or length."""
-    kind = type(value).__name__
+    name = type(value).__name__
+    kind = f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
     if keyed := fields(value):
-        return f"a {kind} with {several(map(str, keyed))}"
-    return f"a {kind} of {len(value)}" if isinstance(value, tuple | list) else "None" if value is None else f"a {kind}"
+        return f"{kind} with {several(map(str, keyed))}"
+    if isinstance(value, tuple | list):
+        return f"{kind} of {len(value)}"
+    return "None" if value is None else kind
 
 
 def shape(value: Any) -> str:

@@ -125,7 +125,7 @@ def stop(here: Found, glob: str) -> str:
     names = sorted({name for module in here.values() for name, _ in children(module)})
     stopped = f"Stopped at {place(next(iter(here)))}"
     if len(here) > 1:
-        stopped += f" and {len(here) - 1} more"
+        stopped += f" and {len(here) - 1} more module(s)"
     near = None if set(glob) & set("*?") else nearest(glob, names)
     known = f"did you mean '{near}'?" if near else f"one of: {several(names)}" if names else "there are none"
     return f"{stopped}: no child '{glob}'; {known}"

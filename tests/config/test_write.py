@@ -78,7 +78,10 @@ def components(fake, kind):
             "pair": st.tuples(unit, unit),
             "table": st.none() | paths,
         },
-        "needy": {"epochs": st.integers(1, 5), "many": st.integers() | st.lists(st.integers(-9, 9), max_size=2)},
+        "needy": {
+            "epochs": st.integers(1, 5),
+            "many": st.integers(-(2**63), 2**63 - 1) | st.lists(st.integers(-9, 9), max_size=2),
+        },
     }
 
     def options(name):

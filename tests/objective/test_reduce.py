@@ -23,10 +23,11 @@ def test_without_a_mask_it_is_the_mean(shape):
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.booleans()), min_size=1, max_size=30))
 def test_it_is_the_mean_of_the_chosen(pairs):
-    values, mask = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    values = torch.tensor([value for value, _ in pairs], dtype=torch.float64)
+    mask = torch.tensor([valid for _, valid in pairs])
     chosen = [value for value, valid in pairs if valid]
     expected = math.fsum(chosen) / max(1, len(chosen))
-    assert valid_mean(values.double(), mask).item() == pytest.approx(expected, rel=1e-5, abs=1e-3)
+    assert valid_mean(values, mask).item() == pytest.approx(expected, rel=1e-5, abs=1e-3)
 
 
 @pytest.mark.parametrize("content", [math.nan, math.inf, -math.inf])
