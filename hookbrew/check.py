@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from hookbrew import factory, folder, words
 from hookbrew.config import check_names, read
-from hookbrew.loop import moved
-from hookbrew.modes import kept
+from hookbrew.loop import autocast, chosen, moved
+from hookbrew.modes import kept, kept_random
 from hookbrew.objective import Objective, reach
 from hookbrew.plugin import Catalogue
 from hookbrew.run import Prepared, experiment, looped, placed, prepare
@@ -32,11 +32,15 @@ def check(path: str | Path, sets: Sequence[str] = (), *, catalogue: Catalogue, s
         taken = "\nan earlier run is there: `run` will ask for --overwrite" if config.output.exists() else ""
         losses = words.several(loss.type for loss in config.losses)
         say("options", f"losses {losses}; output {config.output}{taken}")
-        with torch.random.fork_rng(), factory.importing(config.pythonpath):
-            prepared = prepare(config, catalogue)
+        with (
+            kept_random(chosen(config.train.device)),
+            factory.importing(config.pythonpath),
+            closing(prepare(config, catalogue)) as prepared,
+        ):
             loop = looped(prepared, config.output)
             say(
-                "build", f"{models(prepared)}\n{terms(prepared.distillation.objective)}\n{loop.state.total_steps} steps"
+                "build",
+                f"{models(prepared)}\n{terms(prepared.distillation.objective)}\n{loop.state.total_steps} steps",
             )
             say("step", step(prepared))
 
@@ -61,7 +65,7 @@ def size(model: nn.Module) -> str:
 def terms(objective: Objective) -> str:
     """One line for each term: what it compares with what, counted how, masked by what."""
     return "\n".join(
-        f"{term.name}: {objective.described(term)}, a mean over {term.level}s"
+        f"{term.name}: {objective.described(term)}, a mean over {term.scope.level}s"
         + (f", {type(term.projection).__name__} projection" if term.projection is not None else "")
         for term in objective.terms
     )
@@ -71,12 +75,14 @@ def step(prepared: Prepared) -> str:
     """One training-mode forward, and the gradient of each loss; raises ConfigError for one that is not finite."""
     distillation = prepared.distillation
     objective = distillation.objective
+    train = prepared.experiment.train
+    device = chosen(train.device)
     with objective.attached(), kept(objective.student):
         objective.student.train()
-        device = next(objective.student.parameters()).device
         batch = moved(distillation.augmented(next(iter(prepared.feed.epoch(1))), 1, 0), device)
-        objective.forward(batch)
-        losses = objective.means(batch)
+        with autocast(train.precision, device):
+            objective.forward(batch)
+            losses = objective.means(batch)
         norms, missed = reach(losses, objective.student)
     lines = [f"{name} {losses[name].item():.4g}, gradient norm {norm:.3g}" for name, norm in norms.items()]
     if missed:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
+from cattrs.errors import BaseValidationError
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from hookbrew import plugin
-from hookbrew.config import Component, Loss, Train, structure_component, structure_loss
+from hookbrew.config import Component, Loss, Train, strict, structure_component, structure_loss
+from hookbrew.config.faults import Mismatch, faults
+from hookbrew.config.keys import dotted
 from hookbrew.errors import ConfigError, FolderError, Problem
-from hookbrew.loop import Batch, Dispatch, Feed, Given, Loop, Rate, State, chosen, mix, moved
+from hookbrew.loop import Batch, Dispatch, Feed, Given, Loop, State, chosen, mix, moved, rated
+from hookbrew.modes import evaluating, kept_random
 from hookbrew.objective import Names, Objective
 from hookbrew.plugin import Catalogue
 from hookbrew.progress import Schedule
@@ -83,6 +88,9 @@ class Distillation:
         """fields name the parts of batches that are tuples; labels and mask are keys of the batch."""
         self.student, self.teacher = student, teacher
         self._catalogue = catalogue or plugin.catalogue()
+        for index, item in enumerate(losses):
+            if not isinstance(item, Loss | Request):
+                raise ConfigError([Problem(f"losses[{index}]", f"expected hb.loss(...), got {item!r}")])
         tables = [item if isinstance(item, Loss) else structure_loss(item.table, self._catalogue) for item in losses]
         self.objective = Objective(student, teacher, tables, Names(labels, mask))
         self._augments = [self._built(item) for item in augments]
@@ -111,32 +119,37 @@ class Distillation:
         """
         if (epochs is None) == (steps is None):
             raise ConfigError([Problem("fit", "the length is missing, or given twice: write either epochs or steps")])
-        train.setdefault("device", str(next(self.student.parameters()).device))
-        rate = self._built(lr_schedule) if isinstance(lr_schedule, Request) else lr_schedule
+        here = next((str(p.device) for p in self.student.parameters()), "cpu")
+        length = {"epochs": epochs} if steps is None else {"steps": steps}
         fitting = Fitting(
-            train=Train(epochs=epochs, steps=steps, **train),
+            train=structure_train({"device": here, **length, **train}),
             optimizer=optimizer,
-            rate=rate,
+            rate=self._built(lr_schedule) if isinstance(lr_schedule, Request) else lr_schedule,
             evaluate=None if evaluate is None else Given(evaluate, self._fields),
             callbacks=[self._attached(item) for item in callbacks],
-            folder=None if output is None else fresh(Path(output)),
+            folder=None if output is None else free(Path(output)),
         )
+        require_evaluation(fitting)
         feed = Given(loader, self._fields)
         self.measure(feed, fitting.train)
-        return self.loop(feed, fitting).run()
+        if fitting.evaluate is not None:
+            self.rehearse(fitting.evaluate, fitting.train)
+        loop = self.loop(feed, fitting)
+        if fitting.folder is not None:
+            make(fitting.folder)
+        return loop.run()
 
     def loop(self, feed: Feed, fitting: Fitting) -> Loop:
         """The loop over a measured objective; what `fit` and the command line share.
 
         Raises CallbackError for a callback that cannot be attached.
         """
-        optimizer = fitting.optimizer or torch.optim.AdamW(self.student.parameters(), 5e-5)
+        optimizer = fitting.optimizer or default(self.student)
         self.adopt(optimizer)
-        rate = fitting.rate
         return Loop(
             objective=self.objective,
             optimizer=optimizer,
-            rate=Rate(optimizer, scheduler=rate) if isinstance(rate, LRScheduler) else Rate(optimizer, rate),
+            rate=rated(optimizer, fitting.rate),
             feed=feed,
             train=fitting.train,
             device=chosen(fitting.train.device),
@@ -164,16 +177,43 @@ class Distillation:
         for model in (self.student, self.teacher):
             if model is not None:
                 model.to(device)
-        with torch.random.fork_rng(), self.objective.attached():
+        self.objective.extras.to(device)
+        with kept_random(device), self.objective.attached():
             self.objective.measure(moved(next(iter(feed.epoch(1))), device))
 
+    def rehearse(self, evaluate: Feed, train: Train) -> Batch:
+        """Predict the first batch of the evaluation data, so that it does not fail after hours; returns the batch."""
+        device = chosen(train.device)
+        with kept_random(device), self.objective.attached(), evaluating(self.student), torch.no_grad():
+            try:
+                batch = moved(next(iter(evaluate.epoch(1))), device)
+                self.objective.predict(batch)
+            except Exception as error:
+                error.add_note("raised by the first batch of the evaluation data")
+                raise
+        return batch
+
     def adopt(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the optimizer train projections and learnable losses too, with its first group's settings."""
+        """Let the optimizer train projections and learnable losses too, in its first group.
+
+        A group of their own would be one more than a scheduler of torch has counted. Raises ConfigError for an
+        optimizer that cannot train the student.
+        """
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            name = type(optimizer).__name__
+            raise ConfigError([Problem("optimizer", f"{name} computes the loss several times a step; take another")])
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        new = [p for p in self.objective.extras.parameters() if id(p) not in known]
-        if new:
-            first = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
-            optimizer.add_param_group({**first, "params": new})
+        if known.isdisjoint(map(id, self.student.parameters())):
+            raise ConfigError(
+                [Problem("optimizer", "it holds no parameter of the student, which would not be trained")]
+            )
+        first = optimizer.param_groups[0]
+        for name, parameter in self.objective.extras.named_parameters():
+            if id(parameter) not in known:
+                first["params"].append(parameter)
+                if "param_names" in first:
+                    first["param_names"].append(f"extras.{name}")
 
     def _built(self, item: Request | Component) -> Any:
         if isinstance(item, Request):
@@ -186,10 +226,46 @@ class Distillation:
         return type(item).__name__, item
 
 
-def fresh(folder: Path) -> Path:
-    """A new folder; raises FolderError if it exists, and touches nothing then."""
+def structure_train(table: Mapping[str, Any]) -> Train:
+    """The keys of `[train]` that `fit` was given; raises ConfigError with all that is wrong."""
+    try:
+        return strict.converter().structure(table, Train)
+    except (Mismatch, BaseValidationError) as error:
+        raise ConfigError([Problem(dotted(keys), message, "fit") for keys, message in faults(error)]) from error
+
+
+def require_evaluation(fitting: Fitting) -> None:
+    """Raise ConfigError for what is said about evaluating when there is nothing to evaluate on."""
+    if fitting.evaluate is None:
+        given = {
+            "evaluate_every": fitting.train.evaluate_every is not None,
+            "callback 'evaluate'": "evaluate" in [name for name, _ in fitting.callbacks],
+        }
+        problems = [
+            Problem(what, "there is no evaluation data: give it with evaluate=", "fit") for what in given if given[what]
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+
+def default(student: nn.Module) -> torch.optim.Optimizer:
+    """AdamW with lr 5e-5; fused, so that on a GPU a step that is not finite is skipped without asking the device."""
+    parameters = list(student.parameters())
+    return torch.optim.AdamW(parameters, 5e-5, fused=parameters[0].device.type in ("cpu", "cuda"))
+
+
+def free(folder: Path) -> Path:
+    """The folder; raises FolderError if it exists, and touches nothing."""
+    if folder.exists():
+        raise FolderError(f"{folder} exists already; give another output")
+    return folder
+
+
+def make(folder: Path) -> None:
+    """A new folder; raises FolderError if it exists by now, or cannot be made."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         raise FolderError(f"{folder} exists already; give another output") from None
-    return folder
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be made: {error.strerror}") from error

@@ -28,8 +28,12 @@ def refuse(folder: Path, *, overwrite: bool) -> None:
 
     overwrite: whether a run folder that stands here may be replaced; any other folder may not.
     """
-    if not folder.exists():
+    try:
+        there = folder.exists()
         parent = next(p for p in folder.parents if p.exists())
+    except OSError as error:
+        raise FolderError(f"output {folder} cannot be made: {error.strerror}") from error
+    if not there:
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise FolderError(f"output {folder} cannot be made: {parent} is not a folder that can be written to")
         return
@@ -49,14 +53,21 @@ def create(folder: Path, *, overwrite: bool) -> None:
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
     except OSError as error:
-        raise FolderError(f"output {folder} cannot be made: {error.strerror}") from error
+        raise FolderError(f"output {folder} cannot be made: {error.strerror or error}") from error
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old or the new text, never half of one."""
+    """Replace a file in one step: a reader sees the old or the new text, never half of one.
+
+    Raises FolderError when it cannot be written.
+    """
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise FolderError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def status(folder: Path, word: str, **facts: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
@@ -20,11 +20,16 @@ def kept(*models: nn.Module | None) -> Iterator[None]:
             module.training = mode
 
 
+def kept_random(*devices: torch.device) -> AbstractContextManager[None]:
+    """The random states of the CPU and of these devices come back at the end; no other device is woken up."""
+    return torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"])
+
+
 @contextmanager
 def evaluating(*models: nn.Module | None) -> Iterator[None]:
     """Evaluation mode; training flags and the random states of torch come back at the end."""
     devices = {p.device for model in models if model is not None for p in model.parameters()}
-    with kept(*models), torch.random.fork_rng(devices=[d for d in devices if d.type == "cuda"]):
+    with kept(*models), kept_random(*devices):
         for model in models:
             if model is not None:
                 model.eval()

@@ -23,6 +23,15 @@ from typing import Any, TypeVar
 import attrs
 from attrs import validators
 
+KINDS = {
+    "losses": "loss",
+    "schedules": "schedule",
+    "projections": "projection",
+    "augments": "augment",
+    "callbacks": "callback",
+}
+"""The kinds of components: plural, as in a catalogue, to singular, as in a sentence."""
+
 T = TypeVar("T")
 REQUIRED = attrs.NOTHING
 FACTORY: Any = type(attrs.Factory(list))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from hookbrew import factory
 from hookbrew.config import read
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.loop import chosen, moved
-from hookbrew.modes import evaluating
+from hookbrew.modes import evaluating, kept_random
 from hookbrew.objective import accepted
 from hookbrew.plugin import Catalogue
 from hookbrew.run import feed, model, placed, resolved
@@ -28,9 +26,9 @@ def outlined(path: str | Path, sets: Sequence[str], side: str, *, catalogue: Cat
         config = resolved(document, catalogue)
         if getattr(config, side) is None:
             raise ConfigError([Problem(side, f"there is no [{side}] table in this file")])
-        with torch.random.fork_rng(), factory.importing(config.pythonpath):
+        device = chosen(config.train.device)
+        with kept_random(device), factory.importing(config.pythonpath):
             batch = next(iter(feed(config, "train").epoch(1)))
-            device = chosen(config.train.device)
             built = model(config, side).to(device)
             inputs = {key: batch[key] for key in accepted(built, batch, config.data.labels)}
             with evaluating(built):

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import attrs
 import torch
 from torch import nn
 
-from hookbrew import factory, folder
+from hookbrew import factory, folder, words
 from hookbrew.config import Component, Document, Experiment, check_names, read, structure, write
 from hookbrew.distillation import Distillation, Fitting
-from hookbrew.errors import ConfigError, Problem
-from hookbrew.loop import Feed, Loader, Loop, Pad, State, mix
+from hookbrew.errors import ConfigError, FolderError, Problem
+from hookbrew.loop import Loader, Loop, Pad, State, chosen, finite, mix
+from hookbrew.modes import kept_random
 from hookbrew.plugin import Catalogue
 
 log = logging.getLogger("hookbrew")
@@ -35,8 +36,14 @@ class Prepared:
 
     experiment: Experiment
     distillation: Distillation
-    feed: Feed
-    evaluate: Feed | None
+    feed: Loader
+    evaluate: Loader | None
+
+    def close(self) -> None:
+        """End the processes that load data."""
+        for loader in (self.feed, self.evaluate):
+            if loader is not None:
+                loader.close()
 
 
 def resolved(document: Document, catalogue: Catalogue) -> Experiment:
@@ -53,6 +60,9 @@ def experiment(document: Document, catalogue: Catalogue, *, quiet: bool = False)
     quiet leaves the progress display out. Raises ConfigError with all that is wrong.
     """
     made = resolved(document, catalogue)
+    if quiet:
+        made = attrs.evolve(made, callbacks=[c for c in made.callbacks if c.type != "progress"])
+    require_read(made)
     given = [component.type for component in made.callbacks]
     wanted = [name for name in STANDARD if name not in given and not (quiet and name == "progress")]
     if made.data.evaluate is not None and "evaluate" not in given:
@@ -61,6 +71,24 @@ def experiment(document: Document, catalogue: Catalogue, *, quiet: bool = False)
     # evaluate fills in the numbers that the others show, so it comes first wherever it was named
     ordered = sorted([*made.callbacks, *added], key=lambda component: component.type != "evaluate")
     return attrs.evolve(made, callbacks=ordered)
+
+
+def require_read(experiment: Experiment) -> None:
+    """Raise ConfigError for keys that nothing would read."""
+    data, problems = experiment.data, list[Problem]()
+    if data.collate is not None and data.pad:
+        problems.append(
+            Problem("data.pad", "data.collate makes the batches, and pads them itself; leave one of them out")
+        )
+    if data.evaluate is None:
+        unread = {
+            "data.evaluate_batch_size": data.evaluate_batch_size,
+            "train.evaluate_every": experiment.train.evaluate_every,
+        }
+        named = {f"callbacks[{i}]": c.type == "evaluate" for i, c in enumerate(experiment.callbacks)}
+        problems += [Problem(path, "there is no data.evaluate") for path, given in (unread | named).items() if given]
+    if problems:
+        raise ConfigError(problems)
 
 
 @contextmanager
@@ -80,10 +108,15 @@ def prepare(experiment: Experiment, catalogue: Catalogue) -> Prepared:
     evaluate = None if experiment.data.evaluate is None else feed(experiment, "evaluate")
     distillation = distilled(experiment, catalogue)
     distillation.measure(train, experiment.train)
+    if evaluate is not None:
+        key, batch = experiment.data.labels, distillation.rehearse(evaluate, experiment.train)
+        if key not in batch:
+            message = f"callback 'evaluate' needs labels, and the batch has no key {key!r}; {words.hint(key, batch)}"
+            raise ConfigError([Problem("data.evaluate", message)])
     return Prepared(experiment=experiment, distillation=distillation, feed=train, evaluate=evaluate)
 
 
-def feed(experiment: Experiment, which: str) -> Feed:
+def feed(experiment: Experiment, which: str) -> Loader:
     """The batches of `train`, in the order of the seed, or of `evaluate`, in their own."""
     data, training = experiment.data, which == "train"
     return Loader(
@@ -152,31 +185,43 @@ def run(
     with placed(document):
         config = experiment(document, catalogue, quiet=quiet)
         folder.refuse(config.output, overwrite=overwrite)
-        with torch.random.fork_rng(), factory.importing(config.pythonpath):
-            loop = looped(prepare(config, catalogue), config.output)
+        with (
+            kept_random(chosen(config.train.device)),
+            factory.importing(config.pythonpath),
+            closing(prepare(config, catalogue)) as prepared,
+        ):
+            loop = looped(prepared, config.output)
+            files = described(document, config, catalogue)
             folder.create(config.output, overwrite=overwrite)
-            described(document, config, catalogue)
-            torch.manual_seed(mix(config.seed, "train"))
-            return recorded(loop, config.output)
+            with recorded(loop.state, config.output):
+                for name, text in files.items():
+                    folder.write(config.output / name, text)
+                torch.manual_seed(mix(config.seed, "train"))
+                return loop.run()
 
 
-def described(document: Document, config: Experiment, catalogue: Catalogue) -> None:
-    """Write what the run is made of into its folder."""
-    folder.write(config.output / "config.toml", Path(document.path).read_text(encoding="utf-8"))
-    folder.write(config.output / "resolved.toml", write(config))
+def described(document: Document, config: Experiment, catalogue: Catalogue) -> dict[str, str]:
+    """What the run is made of, by the names of files; the configuration may lie in the folder that is replaced."""
     plugins = {plugin.name: plugin.version for plugin in catalogue.plugins}
-    folder.write(config.output / "env.json", folder.environment(plugins))
+    return {
+        "config.toml": Path(document.path).read_text(encoding="utf-8"),
+        "resolved.toml": write(config),
+        "env.json": folder.environment(plugins),
+    }
 
 
-def recorded(loop: Loop, where: Path) -> State:
-    """Train, and keep `status.json` true whatever happens."""
-    folder.status(where, "running", total_steps=loop.state.total_steps)
+@contextmanager
+def recorded(state: State, where: Path) -> Iterator[None]:
+    """Keep `status.json` true whatever happens inside; a full disk never hides why a run ended."""
+    folder.status(where, "running", total_steps=state.total_steps)
     try:
-        loop.run()
+        yield
     except BaseException as error:
         word = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {error}".strip(": ")
-        folder.status(where, word, step=loop.state.step, reason=reason)
+        try:
+            folder.status(where, word, step=state.step, reason=reason)
+        except FolderError as second:
+            error.add_note(str(second))
         raise
-    folder.status(where, "done", step=loop.state.step, reason=loop.state.stop_reason, metrics=loop.state.metrics)
-    return loop.state
+    folder.status(where, "done", step=state.step, reason=state.stop_reason, metrics=finite(state.metrics))

@@ -110,3 +110,58 @@ def test_self_distillation_with_one_model(tagger, batches, pack):
     student = tagger(8, dropout=0.5)
     run = hb.Distillation(student, student, [hb.loss("kd_ce"), hb.loss("ce")], catalogue=pack)
     assert run.fit(batches([3, 2]), steps=2).step == 2
+
+
+def refused(call):
+    with pytest.raises(ConfigError) as caught:
+        call()
+    return str(caught.value).splitlines()
+
+
+def test_keys_of_train_are_checked_as_in_a_file(pair, batches, pack):
+    run = hb.Distillation(*pair, [hb.loss("kd_ce")], catalogue=pack)
+    wrong = {"precision": "fp16", "acumulate": 2, "log_every": 0}
+    assert refused(lambda: run.fit(batches([3, 2]), epochs=1, **wrong)) == [
+        "fit: acumulate: unknown key; did you mean 'accumulate'?",
+        "fit: precision: the string 'fp16' is not a choice; did you mean 'bf16'?",
+        "fit: log_every: must be >= 1: 0",
+    ]
+
+
+def test_evaluating_on_nothing(pair, batches, pack):
+    run = hb.Distillation(*pair, [hb.loss("kd_ce")], catalogue=pack)
+    given = {"evaluate_every": 2, "callbacks": [hb.callback("evaluate")]}
+    assert refused(lambda: run.fit(batches([3, 2]), epochs=1, **given)) == [
+        "fit: evaluate_every: there is no evaluation data: give it with evaluate=",
+        "fit: callback 'evaluate': there is no evaluation data: give it with evaluate=",
+    ]
+
+
+def test_a_loss_that_is_no_request(pair, pack):
+    (line,) = refused(lambda: hb.Distillation(*pair, [nn.MSELoss()], catalogue=pack))
+    assert line == "losses[0]: expected hb.loss(...), got MSELoss()"
+
+
+def test_evaluation_data_that_does_not_fit_is_found_before_training(pair, batches, pack, tmp_path):
+    student = pair[1]
+    before = student.head.weight.detach().clone()
+    run = hb.Distillation(*pair, [hb.loss("kd_ce")], catalogue=pack)
+    bare = [{"labels": torch.zeros(2, dtype=torch.long)}]
+    with pytest.raises(DataError, match="the student gets 'input_ids'") as caught:
+        run.fit(batches([3, 2]), epochs=1, evaluate=bare, output=tmp_path / "out")
+    assert caught.value.__notes__ == ["raised by the first batch of the evaluation data"]
+    assert torch.equal(student.head.weight, before)
+
+
+def test_a_fit_that_never_began_leaves_no_folder(pair, batches, pack, tmp_path):
+    run = hb.Distillation(*pair, [hb.loss("kd_ce")], catalogue=pack)
+    with pytest.raises(DataError):
+        run.fit([{"x": torch.ones(2, 3)}], epochs=1, output=tmp_path / "out")
+    assert run.fit(batches([3, 2]), epochs=1, output=tmp_path / "out").step == 1
+
+
+def test_a_folder_that_cannot_be_made(pair, batches, pack, tmp_path):
+    (tmp_path / "file").write_text("")
+    run = hb.Distillation(*pair, [hb.loss("kd_ce")], catalogue=pack)
+    with pytest.raises(FolderError, match=r"file/out cannot be made: Not a directory"):
+        run.fit(batches([3, 2]), epochs=1, output=tmp_path / "file/out")

@@ -21,9 +21,9 @@ def config() -> None:
 @click.option("--origin", is_flag=True, help="Before each value, where it comes from.")
 @click.pass_obj
 def show(context: Context, config: str, sets: tuple[str, ...], origin: bool) -> None:
-    """Print CONFIG resolved: `extends` merged, -s applied, every default explicit.
+    """Print CONFIG with every default.
 
-    The output is a configuration file again, but for --origin.
+    `extends` is merged, -s applied, and paths are absolute. The output is a configuration file again, but for --origin.
     """
     from hookbrew.config import origin_lines, read, write
     from hookbrew.run import resolved
@@ -42,9 +42,10 @@ def show(context: Context, config: str, sets: tuple[str, ...], origin: bool) -> 
 @config.command()
 @click.pass_obj
 def schema(context: Context) -> None:
-    """Print the JSON Schema of configuration files, the components of installed plugins included.
+    """Print the JSON Schema of configurations.
 
-    Save it beside a file whose first line is `#:schema ./hookbrew.schema.json`, and editors complete and check keys.
+    The components of installed plugins are included. Save it beside a file whose first line is
+    `#:schema ./hookbrew.schema.json`, and editors complete and check keys.
     """
     from hookbrew.config import schema as described
 

@@ -10,7 +10,6 @@ from typing import Any
 import attrs
 
 from hookbrew.config.origins import inline
-from hookbrew.errors import PluginError
 from hookbrew.options import Option, describe
 from hookbrew.plugin import KINDS, Catalogue, Entry
 from hookbrew.plugin.blame import spot
@@ -29,11 +28,7 @@ SELECTORS = tuple(f'{side} = "..."  # selectors: `hookbrew taps` lists them' for
 def description(entry: Entry, catalogue: Catalogue) -> dict[str, Any]:
     """All that is known of a component, as it stands in the JSON. Raises PluginError if it cannot be loaded."""
     cls = catalogue.load(entry.kind, entry.name)
-    try:
-        options = describe(cls)
-    except Exception as error:  # a plugin's annotations may fail in any way
-        reason = f"{type(error).__name__}: {error}"
-        raise PluginError(f"{entry} of plugin {entry.plugin}: its options cannot be read: {reason}") from error
+    options = describe(cls)
     return {
         "kind": KINDS[entry.kind],
         "name": entry.name,

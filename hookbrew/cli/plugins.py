@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,10 @@ def plugins() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @click.pass_obj
 def listed(context: Context, as_json: bool) -> None:
-    """List every plugin with the names that it offers, or why it is not there."""
+    """List every plugin and the names that it offers.
+
+    A plugin that is not there has a line too, which says why.
+    """
     from hookbrew.cli.table import records, table
 
     rows = records(context.catalogue())
@@ -54,9 +58,9 @@ def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Co
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON: a list, for a name may be of several kinds.")
 @click.pass_obj
 def show(context: Context, name: str, as_json: bool) -> None:
-    """Show what NAME computes, its options, and a TOML block to paste.
+    """Explain a component or plugin.
 
-    NAME is a component of any kind, or else a plugin.
+    For a component: what it computes, its options, and a TOML block to paste.
     """
     from hookbrew.cli.describe import description, text
     from hookbrew.cli.report import traced
@@ -70,8 +74,9 @@ def show(context: Context, name: str, as_json: bool) -> None:
     else:
         rows = [row for row in records(catalogue) if row["name"] == name]
         click.echo(json.dumps(rows, indent=2) if as_json else table(rows))
-        errors = [plugin.error for plugin in catalogue.failed if plugin.name == name and plugin.error]
-        for error in () if as_json else errors:
+        # without a place it is not the plugin's own code that raised, and the row says all
+        errors = [plugin.error for plugin in catalogue.failed if plugin.name == name and plugin.where]
+        for error in () if as_json else filter(None, errors):
             click.echo(f"\n{traced(error, context)}")
 
 
@@ -97,11 +102,15 @@ def found(catalogue: Catalogue, name: str) -> list[Entry]:
 )
 @click.pass_obj
 def new(context: Context, name: str, folder: Path) -> None:
-    """Write an installable package with one loss, called NAME, and its tests."""
+    """Start a package with a loss of your own.
+
+    It is called hookbrew-NAME, can be installed, and has tests that pass.
+    """
     from hookbrew.plugin.scaffold import component, scaffold
 
     loss = component(name)
     if context.catalogue().find(loss) or loss in known(context.catalogue()):
         raise PluginError(f"the name {loss!r} is taken: see `hookbrew plugins show {loss}`")
     package = scaffold(name, folder)
-    click.echo(f"wrote {package}: python -m pip install -e {package}; python -m pytest {package}")
+    installed, tested = shlex.quote(f"{package}[test]"), shlex.quote(str(package))
+    click.echo(f"wrote {package}: python -m pip install -e {installed}; python -m pytest {tested}")

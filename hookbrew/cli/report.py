@@ -3,13 +3,14 @@
     HookbrewError      error: ...         its own code, mostly 2
     a wrong usage      click's words      2
     Ctrl-C             interrupted        130
-    anything else      the traceback      1
+    anything else      the traceback      1, also for a sys.exit() in a user's code
 
 A traceback begins at the first line of the user's or the plugin's code, unless our own code is to blame.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -40,6 +41,10 @@ def guarded(call: Callable[[], object], context: Context) -> int:
         return error.exit_code
     except HookbrewError as error:
         return expected(error, context)
+    except SystemExit as error:
+        if not foreign(owners(error)):  # click's: after a completion, or when nobody reads the output any more
+            raise
+        return unexpected(error, context)  # without a word, a run that stopped half-way would seem to be done
     except Exception as error:
         return unexpected(error, context)
     return code if type(code) is int else 0  # of Exit, as for --help
@@ -49,9 +54,10 @@ def expected(error: HookbrewError, context: Context) -> int:
     """Tell an error that the user can mend: one line for each mistake, and its caret."""
     if context.traceback:
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    plain = bool(os.environ.get("NO_COLOR"))
     problems = error.problems if isinstance(error, ConfigError) else (error,)
     for problem in problems:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {problem}", err=True)
+        click.echo(f"{'error:' if plain else click.style('error:', fg='red', bold=True)} {problem}", err=True)
     for note in getattr(error, "__notes__", ()):
         click.echo(f"note: {note}", err=True)
     return error.exit_code
@@ -81,18 +87,24 @@ def shorten(shown: traceback.TracebackException, error: BaseException) -> bool:
     for earlier, cause in chain:
         if earlier is not None and cause is not None:
             cut |= shorten(earlier, cause)
-    owners = [package(frame.f_globals) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    kept = foreign(owners)
-    if kept and len(kept) < len(owners):
+    packages = owners(error)
+    kept = foreign(packages)
+    spoken = kept or isinstance(error, SyntaxError)  # which tells its line itself; no frame is in such a file
+    if spoken and len(kept) < len(packages):
         shown.stack = traceback.StackSummary.from_list([shown.stack[index] for index in kept])
         cut = True
     return cut
 
 
-def foreign(owners: Sequence[str]) -> list[int]:
+def owners(error: BaseException) -> list[str]:
+    """The packages of the frames that an error went through, outermost first."""
+    return [package(frame.f_globals) for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+def foreign(packages: Sequence[str]) -> list[int]:
     """The frames to keep, by the packages that own them, outermost first; none if our own code is to blame."""
-    named = [index for index, owner in enumerate(owners) if owner not in NEUTRAL]
-    if not named or owners[named[-1]] in OURS:
+    named = [index for index, owner in enumerate(packages) if owner not in NEUTRAL]
+    if not named or packages[named[-1]] in OURS:
         return []
-    theirs = [index for index in named if owners[index] not in OURS]
-    return [*theirs, *range(theirs[-1] + 1, len(owners))]
+    theirs = [index for index in named if packages[index] not in OURS]
+    return [*theirs, *range(theirs[-1] + 1, len(packages))]

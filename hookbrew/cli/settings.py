@@ -13,5 +13,5 @@ settings = click.option(
     "sets",
     multiple=True,
     metavar="KEY=VALUE",
-    help='Go over a key of the file: -s train.epochs=5, -s "losses[1].weight=0.5". Repeatable; values as in TOML.',
+    help='Go over a key of the file: train.epochs=5 or "losses[1].weight=0.5". Values as in TOML; repeatable.',
 )

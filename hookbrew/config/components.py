@@ -13,7 +13,7 @@ from hookbrew import words
 from hookbrew.config.faults import Fault, Mismatch, collected, finish, of_names, shown
 from hookbrew.config.keys import Keys
 from hookbrew.config.strict import Hook, number, table
-from hookbrew.config.tree import COMPONENTS, KINDS, Component, Factory, Loss, Optimizer, Weight
+from hookbrew.config.tree import COMPONENTS, Component, Factory, Loss, Optimizer, Weight
 from hookbrew.errors import PluginError
 
 PLACEMENT = frozenset(field.name for field in attrs.fields(Loss)) - {"type", "options"}
@@ -29,7 +29,7 @@ class Catalogued(Protocol):
         """The names of a kind, sorted."""
 
     def load(self, kind: str, name: str) -> type:
-        """The options class of a name; raises PluginError with a whole sentence."""
+        """The options class of a name, whose type hints resolve; raises PluginError with a whole sentence."""
 
 
 def demanded(value: Any, expected: str = "a table") -> dict[str, Any]:
@@ -116,28 +116,19 @@ class Components:
     def named(self, kind: str, table: dict[str, Any], placed: Collection[str] = ()) -> tuple[str, Any]:
         """The type of a table, and its options; the keys in `placed` belong to others."""
         name = tag(table, "type")
-        cls = self.options_class(kind, name, {*placed, "type"})
+        cls = self.options_class(kind, name)
         found: list[Fault] = []
         with collected(found, also=placed):
             rest = {key: value for key, value in table.items() if key != "type" and key not in placed}
             return name, self.conv.structure(rest, cls)
         raise Mismatch(*found)
 
-    def options_class(self, kind: str, name: str, taken: set[str]) -> Any:
-        """The options class of a component; raises Mismatch if there is none, or none that can be used."""
+    def options_class(self, kind: str, name: str) -> Any:
+        """The options class of a component; raises Mismatch, at its `type`, if there is none that can be used."""
         try:
-            cls = self.catalogue.load(kind, name)
-            fields = attrs.fields_dict(cls)
-            self.conv.get_structure_hook(cls)
+            return self.catalogue.load(kind, name)
         except PluginError as error:
-            raise Mismatch.of(str(error)) from error
-        except Exception as error:  # an options class is a plugin's code: its type hints may fail in any way
-            reason = f"{type(error).__name__}: {error}"
-            raise Mismatch.of(f"{KINDS[kind]} {name!r} has options that cannot be read: {reason}") from error
-        clash = sorted(taken & set(fields))
-        if clash:
-            raise Mismatch.of(f"{KINDS[kind]} {name!r} has an option {clash[0]!r}, which its table uses otherwise")
-        return cls
+            raise Mismatch.of(str(error), "type") from error
 
     def weight(self, value: Any, _: Any) -> Weight:
         """A number, or a table that names a schedule, with a `base`."""

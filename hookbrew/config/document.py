@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from hookbrew.config.keys import Keys, dotted, split
+from hookbrew.config.walk import at
 from hookbrew.errors import ConfigError, Place, Problem
 
 
@@ -45,6 +46,11 @@ class Document:
             keys = keys[:-1]
         return self.sources[keys]
 
+    def spelt(self, keys: Keys) -> Keys:
+        """Keys as the file has them: the bare name of a projection stands for a table with its `type`."""
+        short = keys[-1:] == ("type",) and isinstance(at(self.tree, keys[:-1]), str)
+        return keys[:-1] if short else keys
+
     def locate(self, path: str | Keys) -> Place | str:
         """The place of a key, given as `losses[1].temperature`, or else that of the table around it."""
         if not isinstance(path, str):
@@ -61,7 +67,7 @@ class Document:
 
     def error(self, faults: Iterable[tuple[Keys, str]]) -> ConfigError:
         """One error of all faults with their places, in the order of the file."""
-        problems = [Problem(dotted(keys), message, self.locate(keys)) for keys, message in faults]
+        problems = [Problem(dotted(self.spelt(keys)), message, self.locate(keys)) for keys, message in faults]
         return ConfigError(sorted(problems, key=rank))
 
 

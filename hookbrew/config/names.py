@@ -13,7 +13,6 @@ from hookbrew import words
 from hookbrew.config.components import Catalogued, tag
 from hookbrew.config.document import Document
 from hookbrew.config.faults import Fault, Mismatch, faults, shown
-from hookbrew.config.tree import KINDS
 from hookbrew.config.walk import components
 
 
@@ -24,6 +23,13 @@ class Plugged(Catalogued, Protocol):
     def plugins(self) -> Sequence[Any]:
         """The plugins, each with a name and a version."""
 
+    @property
+    def failed(self) -> Sequence[Any]:
+        """Those that did not load, each with a name and why."""
+
+    def explain(self, kind: str, name: str) -> str:
+        """The sentence about a name that is not there."""
+
 
 def check_names(document: Document, catalogue: Plugged) -> None:
     """Raise ConfigError with every `type` that no plugin registered, and every plugin that is not as required."""
@@ -32,7 +38,7 @@ def check_names(document: Document, catalogue: Plugged) -> None:
         raise document.error(found)
 
 
-def misnamed(document: Document, catalogue: Catalogued) -> Iterator[Fault]:
+def misnamed(document: Document, catalogue: Plugged) -> Iterator[Fault]:
     """The components that cannot be found."""
     for keys, kind, table in components(document.tree):
         try:
@@ -41,15 +47,7 @@ def misnamed(document: Document, catalogue: Catalogued) -> Iterator[Fault]:
             yield from faults(error, keys)
         else:
             if name not in catalogue.names(kind):
-                yield Fault(keys, explained(kind, name, catalogue))
-
-
-def explained(kind: str, name: str, catalogue: Catalogued) -> str:
-    """The sentence about a name that is not there; the catalogue knows of plugins that failed."""
-    explain = getattr(catalogue, "explain", None)
-    if explain is not None:
-        return str(explain(kind, name))
-    return f"no {KINDS[kind]} called {name!r}; {words.hint(name, catalogue.names(kind))}"
+                yield Fault((*keys, "type"), catalogue.explain(kind, name))
 
 
 def unplugged(required: Any, catalogue: Plugged) -> Iterator[Fault]:
@@ -84,7 +82,7 @@ def lacking(text: str, catalogue: Plugged) -> str | None:
 
 def absent(name: str, catalogue: Plugged) -> str:
     """The sentence about a plugin that is not there, or that failed to load."""
-    for failed in getattr(catalogue, "failed", ()):
+    for failed in catalogue.failed:
         if canonicalize_name(failed.name) == canonicalize_name(name):
             return f"plugin {failed.name} failed to load: {failed.why}"
     return f"no plugin called {name!r} is installed; {words.hint(name, [p.name for p in catalogue.plugins])}"

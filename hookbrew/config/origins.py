@@ -33,11 +33,9 @@ def leaves(value: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
 
 
 def origin(document: Document, keys: Keys) -> str:
-    """Where a value was written. A short form, such as a projection's bare name, stands for its `type`."""
-    if at(document.tree, keys) is not None:
-        return str(document.source(keys))
-    short = keys[-1] == "type" and isinstance(at(document.tree, keys[:-1]), str)
-    return str(document.source(keys[:-1])) if short else "default"
+    """Where a value was written."""
+    spelt = document.spelt(keys)
+    return "default" if at(document.tree, spelt) is None else str(document.source(spelt))
 
 
 def inline(value: Any) -> str:

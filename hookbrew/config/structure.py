@@ -17,8 +17,12 @@ from hookbrew.config.components import Catalogued, Components, factory, optimize
 from hookbrew.config.document import Document
 from hookbrew.config.faults import Fault, Mismatch, collected, faults, finish
 from hookbrew.config.keys import Keys, dotted
-from hookbrew.config.tree import KINDS, Component, Experiment, Factory, Loss, Optimizer, Train
+from hookbrew.config.tree import Component, Data, Experiment, Factory, Loss, Optimizer, Train
 from hookbrew.errors import ConfigError, Place, Problem
+from hookbrew.options import KINDS
+
+TABLES: dict[str, type] = {"data": Data, "train": Train, "optimizer": Optimizer}
+"""The tables whose keys are often written without them: `-s epochs=5`."""
 
 
 def structure(document: Document, catalogue: Catalogued) -> Experiment:
@@ -27,8 +31,15 @@ def structure(document: Document, catalogue: Catalogued) -> Experiment:
     try:
         return conv.structure(anchored(document, catalogue), Experiment)
     except (Mismatch, BaseValidationError) as error:
-        found = [(fault.keys, quoted(document, fault)) for fault in faults(error)]
+        found = [(fault.keys, inward(quoted(document, fault), fault.keys)) for fault in faults(error)]
         raise document.error(found) from error
+
+
+def inward(message: str, keys: Keys) -> str:
+    """The message of a fault; for a key of a table that stands outside it, with the table: `lr`, optimizer.lr."""
+    inside = {f.name: f"{name}.{f.name}" for name, cls in TABLES.items() for f in attrs.fields(cls)}
+    known = len(keys) == 1 and message.startswith("unknown key; one of") and keys[0] in inside
+    return f"unknown key; did you mean {inside[str(keys[0])]!r}?" if known else message
 
 
 def quoted(document: Document, fault: Fault) -> str:
@@ -115,10 +126,11 @@ def structure_component(kind: str, table: Mapping[str, Any], catalogue: Catalogu
 
 def called(kind: str, table: Mapping[str, Any], error: BaseException) -> ConfigError:
     """The faults of one component that Python code asked for."""
-    name = f"{KINDS[kind]} {table['type']!r}" if "type" in table else KINDS[kind]
+    name = table.get("type")
+    place = f"{KINDS[kind]} {name!r}" if name else KINDS[kind]
 
-    def place(keys: Keys, message: str) -> str | None:
-        # `no loss called 'kd'` says the name itself
-        return None if message.startswith(f"no {KINDS[kind]} called") and not keys else name
+    def problem(keys: Keys, message: str) -> Problem:
+        itself = keys == ("type",) and isinstance(name, str)  # `no loss called 'kd'` says the name
+        return Problem("", message) if itself else Problem(dotted(keys), message, place)
 
-    return ConfigError([Problem(dotted(keys), message, place(keys, message)) for keys, message in faults(error)])
+    return ConfigError([problem(*fault) for fault in faults(error)])

@@ -23,15 +23,6 @@ COMPONENTS = {
 }
 """The fields below that hold components, and of which kind."""
 
-KINDS = {
-    "losses": "loss",
-    "schedules": "schedule",
-    "projections": "projection",
-    "augments": "augment",
-    "callbacks": "callback",
-}
-"""A kind as the catalogue calls it, and one of its kind in a sentence."""
-
 
 @attrs.frozen(kw_only=True)
 class Factory:

@@ -84,6 +84,10 @@ class Loader:
     ) -> None:
         if not (isinstance(samples, Sized) and hasattr(samples, "__getitem__")):
             raise DataError(f"a dataset needs len() and integer indices; {type(samples).__name__} lacks them")
+        if isinstance(samples, Mapping):
+            raise DataError(
+                f"a {type(samples).__name__} is no dataset; take one of its values: {words.several(samples)}"
+            )
         if not len(samples):
             raise DataError(f"the dataset is empty: {type(samples).__name__} of length 0")
         self._order = Order(len(samples), batch_size, seed)
@@ -92,7 +96,7 @@ class Loader:
         self._loader: DataLoader[Any] = DataLoader(
             samples,  # type: ignore[arg-type]  # any map-style dataset will do, lists included
             batch_sampler=self._order,
-            collate_fn=collate,
+            collate_fn=Told(collate),
             num_workers=workers,
             persistent_workers=workers > 0,
             generator=torch.Generator().manual_seed(mix(seed or 0, "workers")),
@@ -104,8 +108,14 @@ class Loader:
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`, counted from 1."""
         self._order.epoch = number
-        for batch in self._loader:
+        for batch in noted(self._loader, number):
+            if isinstance(batch, DataError):
+                raise batch
             yield named(batch, self._fields)
+
+    def close(self) -> None:
+        """End the workers, which otherwise wait for another epoch; there are no batches afterwards."""
+        del self._loader
 
 
 class Given:
@@ -127,11 +137,39 @@ class Given:
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`; one that gives none ends the training with an error."""
         empty = True
-        for batch in self._loader:
+        for batch in noted(self._loader, number):
             empty = False
             yield named(batch, self._fields)
         if empty:
             raise DataError(f"the loader gave no batch in epoch {number}")
+
+
+def noted(loader: Iterable[Any], number: int) -> Iterator[Any]:
+    """What a loader gives; an exception of the user's data gets a note that says where it was."""
+    position, batches = 0, iter(loader)
+    while True:
+        position += 1
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:
+            error.add_note(f"raised by batch {position} of epoch {number} of the data")
+            raise
+        yield batch
+
+
+@attrs.frozen
+class Told:
+    """A collate function whose DataError is a value: a worker would raise it with its traceback for a message."""
+
+    collate: Callable[[list[Any]], Any]
+
+    def __call__(self, samples: list[Any]) -> Any:
+        try:
+            return self.collate(samples)
+        except DataError as error:
+            return error
 
 
 def named(batch: Any, fields: Sequence[str]) -> Batch:
@@ -175,9 +213,17 @@ class Pad:
         """One key of the batch: (B, ...), with the first dimension of the samples filled up if it varies."""
         if isinstance(parts[0], list):
             parts = [torch.tensor(part) for part in parts]
+        elif hasattr(parts[0], "__array__"):
+            parts = [torch.as_tensor(part) for part in parts]
         if not isinstance(parts[0], Tensor) or len({part.shape for part in parts}) == 1:
             return default_collate(parts)
-        lengths = sorted({len(part) for part in parts})
+        shapes = sorted({tuple(part.shape) for part in parts})
+        if () in shapes or len({shape[1:] for shape in shapes}) > 1:
+            raise DataError(
+                f"samples differ in shape in {key!r} ({words.several(shapes)}); "
+                "only the first dimension can be filled up"
+            )
+        lengths = [shape[0] for shape in shapes]
         if key not in self.values:
             raise DataError(
                 f"samples differ in length in {key!r} ({words.several(lengths)}); "

@@ -57,12 +57,20 @@ class Dispatch:
                 raise
 
     def finish(self, event: str, state: State) -> None:
-        """Call every callback although the run is failing: errors here are logged, never raised."""
+        """Call every callback although the run is failing: errors here are logged, never raised.
+
+        Ctrl-C is raised, when all have been called.
+        """
+        interrupt: BaseException | None = None
         for name, function in self._table[event]:
             try:
                 function(state=state)
             except Exception:
                 log.exception("callback %r failed in event %s", name, event)
+            except BaseException as error:
+                interrupt = interrupt or error
+        if interrupt is not None:
+            raise interrupt
 
 
 def position_of(impl: pluggy.HookImpl) -> int:

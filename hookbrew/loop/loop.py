@@ -14,12 +14,14 @@ from pathlib import Path
 import attrs
 import torch
 
+from hookbrew import words
 from hookbrew.config import Train
-from hookbrew.errors import NonFiniteError
+from hookbrew.errors import CallbackError, NonFiniteError
 from hookbrew.loop.data import Batch, Feed, groups, moved
 from hookbrew.loop.device import autocast, threads
 from hookbrew.loop.dispatch import Dispatch
 from hookbrew.loop.evaluation import Evaluation
+from hookbrew.loop.events import EVENTS
 from hookbrew.loop.meter import Meter
 from hookbrew.loop.rate import Rate
 from hookbrew.loop.state import State
@@ -58,7 +60,9 @@ class Loop:
         )
 
     def announce(self, event: str) -> None:
-        """Fire an event on behalf of a callback."""
+        """Fire an event on behalf of a callback; raises CallbackError for one that does not exist."""
+        if event not in EVENTS:
+            raise CallbackError(f"there is no event {event!r} to announce; {words.hint(event, EVENTS)}")
         self.dispatch.fire(event, self.state)
 
     def run(self) -> State:
@@ -72,6 +76,7 @@ class Loop:
             stack.enter_context(threads(self.train.threads))
             stack.enter_context(self.objective.attached())
             stack.enter_context(self.rate.lent())
+            stack.callback(self.optimizer.zero_grad, set_to_none=True)
             with reported(dispatch, state):
                 state.student.train()
                 self.optimizer.zero_grad(set_to_none=True)
@@ -131,7 +136,7 @@ class Loop:
             "epoch": state.epoch,
             **meter.row(),
             **{f"weight/{term.name}": weight for term, weight in weights},
-            "lr": self.rate.current,
+            "lr": float(self.rate.current),
         }
 
     def due(self, state: State) -> bool:

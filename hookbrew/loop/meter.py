@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class Meter:
         self._counts = torch.zeros(len(self._names), device=self._device)
         self._loss = torch.zeros((), device=self._device)
         self._norm = torch.zeros((), device=self._device)
+        self._spoilt = torch.zeros((), device=self._device)
         self._steps = self._samples = 0
         self._start = time.perf_counter()
 
@@ -34,15 +36,24 @@ class Meter:
         """One optimizer step: its loss, the norm of its gradients before clipping, and its samples."""
         self._loss += loss
         self._norm = norm
+        self._spoilt += norm - norm  # nan from a norm that is not finite on, 0 before
         self._steps += 1
         self._samples += samples
 
     def row(self) -> dict[str, float]:
-        """Means since the last row; the gradient norm is the last step's. The only host sync of a step."""
+        """Means since the last row; the gradient norm is the last step's, nan if one of them was not finite.
+
+        The only host sync of a step.
+        """
         means = self._sums / self._counts.clamp(min=1)
-        packed = torch.cat([torch.stack([self._loss / self._steps, self._norm]), means]).tolist()
+        packed = torch.cat([torch.stack([self._loss / self._steps, self._norm + self._spoilt]), means]).tolist()
         record = {"loss": packed[0], "grad_norm": packed[1]}
         record |= {f"loss/{name}": value for name, value in zip(self._names, packed[2:], strict=True)}
         record["samples_per_second"] = self._samples / (time.perf_counter() - self._start)
         self._clear()
         return record
+
+
+def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers for JSON, which has no nan and no infinity: None instead."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}

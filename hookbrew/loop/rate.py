@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import attrs
 import torch
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from hookbrew.errors import ConfigError, Problem
 from hookbrew.progress import Schedule
 
 
@@ -20,6 +22,8 @@ class Rate:
     schedule: Schedule | None = None
     scheduler: LRScheduler | None = None
     """An object of torch that moves the rates itself; stepped once an optimizer step."""
+    current: float = attrs.field(init=False, default=0.0)
+    """The rate of the first group in the step that is running or was last made."""
     _bases: list[float] = attrs.field(init=False, factory=list)
 
     @contextmanager
@@ -36,6 +40,7 @@ class Rate:
         """Before a step."""
         if self.schedule is not None:
             self.set_all(self.schedule(progress))
+        self.current = self.optimizer.param_groups[0]["lr"]
 
     def set_all(self, multiplier: float) -> None:
         """Each group's base times one number."""
@@ -47,7 +52,16 @@ class Rate:
         if self.scheduler is not None:
             self.scheduler.step()
 
-    @property
-    def current(self) -> float:
-        """The rate of the first group, as a number."""
-        return float(self.optimizer.param_groups[0]["lr"])
+
+def rated(optimizer: torch.optim.Optimizer, rate: Any) -> Rate:
+    """What moves the learning rate; raises ConfigError for something that would not, or cannot."""
+    problem = None
+    if isinstance(rate, ReduceLROnPlateau):
+        problem = "ReduceLROnPlateau waits for a metric, and is stepped without one; take another"
+    elif isinstance(rate, LRScheduler) and rate.optimizer is not optimizer:
+        problem = "this scheduler moves the rate of another optimizer: give that as optimizer="
+    elif not isinstance(rate, LRScheduler) and rate is not None and not callable(rate):
+        problem = f"expected hb.schedule(...), a function of progress or a scheduler of torch; got {rate!r}"
+    if problem:
+        raise ConfigError([Problem("lr_schedule", problem)])
+    return Rate(optimizer, scheduler=rate) if isinstance(rate, LRScheduler) else Rate(optimizer, rate)

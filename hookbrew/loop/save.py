@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import nn
 
+from hookbrew.errors import FolderError
 from hookbrew.taps import unwrap
 
 
@@ -17,17 +19,29 @@ def save(model: nn.Module, folder: Path) -> None:
     A model of transformers is written by its own `save_pretrained`; any other as `student.safetensors`,
     to be read by `safetensors.torch.load_model` (tied weights are stored once). The folder is made beside
     its place and renamed, so that a name never stands for half a model.
+
+    Raises FolderError when it cannot be written; what stood there before still stands then.
     """
-    model = unwrap(model)
     fresh, old = (folder.with_name(f".{kind}-{folder.name}") for kind in ("new", "old"))
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    if hasattr(model, "save_pretrained"):
-        model.save_pretrained(fresh)  # type: ignore[operator]  # a method of transformers' models
-    else:
-        save_model(model, str(fresh / "student.safetensors"))
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        put(unwrap(model), fresh)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        fresh.rename(folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FolderError(f"the student cannot be written to {folder}: {reason}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def put(model: nn.Module, folder: Path) -> None:
+    """The files of a model, into a folder that is there."""
+    if hasattr(model, "save_pretrained"):
+        model.save_pretrained(folder)  # type: ignore[operator]  # a method of transformers' models
+    else:
+        save_model(model, str(folder / "student.safetensors"))

@@ -91,8 +91,9 @@ class Step:
 
     def shares(self, state: State, totals: Tensor) -> Tensor:
         """What each term's sum is multiplied with, (terms,): its weight by the valid elements of the whole step."""
-        weights = torch.tensor(self.objective.weights(state.progress), device=state.device)
-        return weights / totals.clamp(min=1)
+        # number by number: a tensor made of them would be copied to the device, and wait for it
+        weights = self.objective.weights(state.progress)
+        return torch.stack([weight / total for weight, total in zip(weights, totals.clamp(min=1), strict=True)])
 
     def backward(self, state: State, batch: Batch, counts: Tensor, shares: Tensor) -> Tensor:
         """Add the gradients of one batch; returns its share of the step's loss, detached."""
@@ -121,9 +122,12 @@ class Step:
         if self.deferred(state):
             # the fused kernel skips the update by itself, and the row that is due next tells: no sync here
             self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # read by torch's fused optimizers
+            self.optimizer.step()
+            del self.optimizer.found_inf  # type: ignore[attr-defined]  # the user's own steps would obey it too
         elif bad:
             raise NonFiniteError(self.diagnosis(state))
-        self.optimizer.step()
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.dispatch.fire("optimizer_end", state)
 

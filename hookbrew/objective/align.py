@@ -7,8 +7,9 @@ begins with (B, L) and has a feature dimension counts positions; any other count
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -16,10 +17,23 @@ from hookbrew import words
 from hookbrew.errors import DataError, ObjectiveError
 from hookbrew.objective.inputs import Names
 from hookbrew.objective.source import Source
-from hookbrew.objective.term import Level
+
+Level = Literal["position", "sample"]
 
 IGNORED = -100
 """The label that marks a position or a sample without one, as everywhere in torch."""
+
+
+@attrs.frozen
+class Scope:
+    """What a term counts, settled on the first batch: which mask it obeys, and whether labels mark positions."""
+
+    level: Level
+    """Whether it counts positions, (B, L), or samples, (B,)."""
+    mask: str | None = None
+    """The key of the mask that it obeys; None where every position counts."""
+    marked: bool = False
+    """Whether there is one label for each position or sample, so that -100 takes it out."""
 
 
 def mask_key(source: Source, names: Names) -> str | None:
@@ -30,21 +44,30 @@ def mask_key(source: Source, names: Names) -> str | None:
     return names.mask if wanted is True else wanted
 
 
-def level_of(source: Source, tensor: Tensor, batch: Mapping[str, Any], names: Names) -> Level:
-    """Whether a loss counts positions or samples of this tensor of the student.
+def scope_of(source: Source, tensor: Tensor, batch: Mapping[str, Any], names: Names) -> Scope:
+    """What a loss counts in this tensor of the student: positions or samples, and which of them.
 
     Raises ObjectiveError when a mask is there that does not fit, or that the loss does not take: padding
-    would count as real input.
+    would count as real input. Raises DataError when labels are needed and missing.
     """
-    key = mask_key(source, names)
-    if key is not None and key not in batch and (isinstance(source.table.mask, str)):
-        raise ObjectiveError(f"mask: the batch has no key {key!r}; {words.hint(key, batch)}")
-    if key is None or key not in batch or tensor.dim() < 3:
-        return "position" if labelled(source, tensor, batch, names) else "sample"
-    mask = batch[key]
-    if tensor.shape[: mask.dim()] != mask.shape:
+    places = tensor.shape[:-1]
+    labels = labels_of(source, batch, names) if "labels" in source.roles else None
+    marked = labels is not None and not labels.is_floating_point() and labels.shape == places
+    mask = masked(source, tensor, batch, names)
+    level: Level = "position" if len(places) > 1 and (mask is not None or marked) else "sample"
+    return Scope(level, mask, marked)
+
+
+def masked(source: Source, tensor: Tensor, batch: Mapping[str, Any], names: Names) -> str | None:
+    """The key of the mask that the tensor obeys, (..., D) by a mask (...); None if there is none for it."""
+    key, named = mask_key(source, names), isinstance(source.table.mask, str)
+    if named and key not in batch:
+        raise ObjectiveError(f"mask: the batch has no key {key!r}; {words.hint(str(key), batch)}")
+    if key is None or key not in batch or (tensor.dim() < 3 and not named):
+        return None  # a mask of positions says nothing about a tensor that has none, like pooled logits
+    if tensor.shape[:-1] != batch[key].shape:
         raise ObjectiveError(
-            f"the mask {key!r} is {tuple(mask.shape)} and does not fit the student's {tuple(tensor.shape)}; name "
+            f"the mask {key!r} is {tuple(batch[key].shape)} and does not fit the student's {tuple(tensor.shape)}; name "
             'the right key with mask = "...", or write mask = false if every position counts'
         )
     if "mask" not in source.roles:
@@ -52,26 +75,19 @@ def level_of(source: Source, tensor: Tensor, batch: Mapping[str, Any], names: Na
             f"loss {source.table.type!r} takes no mask, and {key!r} marks padding in its tensors; give its "
             "function a parameter 'mask', or write mask = false if every position counts"
         )
-    return "position"
+    return key
 
 
-def labelled(source: Source, tensor: Tensor, batch: Mapping[str, Any], names: Names) -> bool:
-    """Whether there is a label for each position of the tensor."""
-    labels = batch.get(source.table.labels or names.labels)
-    return (
-        "labels" in source.roles and isinstance(labels, Tensor) and labels.shape == tensor.shape[:-1] != (len(tensor),)
-    )
-
-
-def valid(source: Source, level: Level, batch: Mapping[str, Any], names: Names) -> tuple[Tensor | None, Tensor | None]:
+def valid(source: Source, scope: Scope, batch: Mapping[str, Any], names: Names) -> tuple[Tensor | None, Tensor | None]:
     """The mask, bool (B, L) or (B,), and the labels for a loss; each None where there is none.
 
-    A label of -100 makes its position invalid. Raises DataError when labels are needed and missing.
+    A label of -100 makes its position invalid. Raises DataError when the mask or the labels are missing.
     """
     labels = labels_of(source, batch, names) if "labels" in source.roles else None
-    key = mask_key(source, names)
-    mask = batch[key].bool() if level == "position" and key is not None and key in batch else None
-    if labels is not None and not labels.is_floating_point():
+    if scope.mask is not None and scope.mask not in batch:
+        raise DataError(f"loss {source.name!r} obeys {scope.mask!r}, which the first batch had and this one lacks")
+    mask = batch[scope.mask].bool() if scope.mask is not None else None
+    if labels is not None and scope.marked:
         there = labels != IGNORED
         mask = there if mask is None else mask & there
     return mask, labels
@@ -81,8 +97,14 @@ def labels_of(source: Source, batch: Mapping[str, Any], names: Names) -> Tensor:
     """The labels for a loss; raises DataError when the batch has none under that key."""
     key = source.table.labels or names.labels
     if key not in batch:
-        raise DataError(f"{source} needs labels, and the batch has no key {key!r}; {words.hint(key, batch)}")
-    labels: Tensor = batch[key]
+        raise DataError(
+            f"loss {source.name!r} needs labels, and the batch has no key {key!r}; {words.hint(key, batch)}"
+        )
+    labels = batch[key]
+    if not isinstance(labels, Tensor):
+        raise DataError(
+            f"loss {source.name!r} needs labels, and {key!r} is a {type(labels).__name__}; expected a tensor"
+        )
     return labels
 
 

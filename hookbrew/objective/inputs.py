@@ -29,9 +29,7 @@ def accepted(model: nn.Module, keys: Collection[str], labels: str) -> tuple[str,
 
     Raises DataError when a parameter without a default is not in the batch, or no key fits at all.
     """
-    model = unwrap(model)
-    parameters = inspect.signature(model.forward).parameters
-    keyed = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    keyed = keyword_parameters(model)
     offered = [key for key in keys if key != labels]
     if not keyed:
         return tuple(offered)
@@ -41,7 +39,13 @@ def accepted(model: nn.Module, keys: Collection[str], labels: str) -> tuple[str,
         lacking = words.several(map(repr, missing)) if missing else "at least one of its parameters"
         near = words.hint(missing[0], offered) if missing else words.hint("", keyed)
         raise DataError(
-            f"{type(model).__name__} needs {lacking}, and the batch has {words.several(keys)}; {near}"
+            f"{type(unwrap(model)).__name__} needs {lacking}, and the batch has {words.several(keys)}; {near}"
             " (name the parts of a batch with data.fields, or rename them in the dataset)"
         )
     return chosen
+
+
+def keyword_parameters(model: nn.Module) -> dict[str, inspect.Parameter]:
+    """The parameters of `model.forward` that can be given by name; wrappers are looked through."""
+    parameters = inspect.signature(unwrap(model).forward).parameters
+    return {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hookbrew.errors import ConfigError, ObjectiveError, Problem
-from hookbrew.objective.align import level_of
+from hookbrew.objective.align import scope_of
 from hookbrew.objective.inputs import Names
 from hookbrew.objective.source import Source, collected
 from hookbrew.objective.term import Term
@@ -46,13 +46,15 @@ def paired(
     """One term, with its projection built to the measured sizes."""
     student, teacher = tensors
     projection = projected(source, student, teacher)
+    if isinstance(source.function, nn.Module):
+        source.function.to(student.device)
     if teacher is not None and source.takes in SAME:
         require_same(source, student, teacher, projected=projection is not None)
     return Term(
         name=source.name if pair is None else f"{source.name}/{pair}",
         source=source,
         pair=pair,
-        level=level_of(source, student, batch, names),
+        scope=scope_of(source, student, batch, names),
         projection=projection,
     )
 
@@ -79,24 +81,31 @@ def require_same(source: Source, student: Tensor, teacher: Tensor, *, projected:
     raise ObjectiveError(f'{said} in width: add projection = "linear"')
 
 
-def require_reach(terms: Sequence[Term], values: Sequence[Tensor]) -> None:
-    """Raise ConfigError for each term that is no finite scalar, or has no path to a trained parameter."""
+def require_reach(terms: Sequence[Term], evaluated: Callable[[Term], tuple[Tensor, Tensor]]) -> None:
+    """Raise ConfigError for each term that is no finite scalar, or has no path to a trained parameter.
+
+    evaluated: gives the student's tensor of a term, and the term's mean on the first batch.
+    """
     problems = list[Problem]()
-    for term, value in zip(terms, values, strict=True):
+    for term in terms:
         with collected(problems, term.source.path):
-            require_scalar(term, value)
+            require_trained(term, *evaluated(term))
     if problems:
         raise ConfigError(problems)
 
 
-def require_scalar(term: Term, value: Any) -> None:
-    """Raise ObjectiveError unless the value of a term on the first batch can be trained on."""
+def require_trained(term: Term, student: Tensor, value: Any) -> None:
+    """Raise ObjectiveError unless the value of a term on the first batch can be trained on.
+
+    That a projection has a gradient is not enough: it would imitate alone.
+    """
     if not isinstance(value, Tensor) or value.dim():
         shape = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise ObjectiveError(
             f"loss {term.name!r} returned {shape}; expected a scalar tensor, the mean over valid positions"
         )
-    if not value.requires_grad:
+    attached = student.requires_grad and value.requires_grad
+    if not attached or torch.autograd.grad(value, student, retain_graph=True, allow_unused=True)[0] is None:
         raise ObjectiveError(
             f"loss {term.name!r} reaches no trained parameter: its student tensor has no gradient "
             "(is that part of the student frozen, or detached?)"

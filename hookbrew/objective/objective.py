@@ -7,8 +7,9 @@ of one batch k times the size, however unevenly their padding lies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from hookbrew.config import Loss
 from hookbrew.errors import ConfigError, DataError, Problem
 from hookbrew.modes import evaluating, kept
 from hookbrew.objective.align import count, valid
-from hookbrew.objective.inputs import Names, accepted
+from hookbrew.objective.inputs import Names, accepted, keyword_parameters
 from hookbrew.objective.measure import require_reach, termed
 from hookbrew.objective.source import Source, collected, sourced
 from hookbrew.objective.term import Term
@@ -37,6 +38,8 @@ class Objective:
     ) -> None:
         self.student, self.teacher = student, teacher
         self.names = names or Names()
+        if not losses:
+            raise ConfigError([Problem("losses", "there is none: nothing would be trained")])
         self.sources = sourced(losses, taught=teacher is not None)
         self.terms: tuple[Term, ...] = ()
         self.extras = nn.ModuleDict()
@@ -44,6 +47,9 @@ class Objective:
         self.outputs: tuple[Any, Any] = (None, None)
         """What student and teacher returned for the last batch."""
         self._inputs: dict[str, tuple[str, ...]] = {}
+        self._spare: dict[str, Set[str]] = {}
+        """Parameters of the models that the first batch had nothing for."""
+        self._shared = teacher is not None and not set(teacher.modules()).isdisjoint(student.modules())
         problems = list[Problem]()
         self._taps = {"student": tapped(student, "student", self.sources, problems)}
         if teacher is not None:
@@ -59,31 +65,39 @@ class Objective:
             for taps in self._taps.values():
                 stack.enter_context(taps)
             stack.enter_context(kept(self.student, self.teacher))
+            stack.callback(self._forget)
             if self.teacher is not None:
                 self.teacher.eval()
             yield
+
+    def _forget(self) -> None:
+        """Let go of the last batch: its tensors are as large as a step's."""
+        self.outputs = (None, None)
+        for taps in self._taps.values():
+            taps.clear()
 
     def measure(self, batch: Mapping[str, Any]) -> None:
         """Pass one batch through both models, build what depends on sizes, and refuse what cannot work.
 
         Weights, modes and random states stay as they are. Raises ConfigError, DataError.
         """
-        self._inputs = {
-            side: accepted(model, batch, self.names.labels)
-            for side, model in (("student", self.student), ("teacher", self.teacher))
-            if model is not None
-        }
+        for side, model in (("student", self.student), ("teacher", self.teacher)):
+            if model is not None:
+                self._inputs[side] = accepted(model, batch, self.names.labels)
+                self._spare[side] = keyword_parameters(model).keys() - {*batch, self.names.labels}
         with evaluating(self.student, self.teacher):
             self.forward(batch)
         if not self.terms:
             self.terms = self._build(batch)
-        require_reach(self.terms, self._means(batch))
+        require_reach(self.terms, partial(self._evaluated, batch=batch))
 
     def forward(self, batch: Mapping[str, Any]) -> None:
         """Run both models on a batch, the teacher without gradient, and keep what the taps see."""
         teacher_out = None
         if self.teacher is not None:
-            with torch.no_grad():
+            with torch.no_grad(), kept(self.teacher if self._shared else None):
+                if self._shared:  # what the student trains is in training mode, for the teacher too
+                    self.teacher.eval()
                 teacher_out = self._taps["teacher"].run(**self.inputs("teacher", batch))
         self.outputs = (self._taps["student"].run(**self.inputs("student", batch)), teacher_out)
 
@@ -92,11 +106,13 @@ class Objective:
         for key in self._inputs[side]:
             if key not in batch:
                 raise DataError(f"the {side} gets {key!r}, which the first batch had and this one lacks")
+        for key in self._spare[side] & batch.keys():
+            raise DataError(f"the {side} takes {key!r}, which this batch has and the first one lacked")
         return {key: batch[key] for key in self._inputs[side]}
 
     def counts(self, batch: Mapping[str, Any], samples: int, device: torch.device) -> Tensor:
         """The valid positions or samples of a batch for each term, (terms,); known before any forward."""
-        return torch.stack([count(valid(t.source, t.level, batch, self.names)[0], samples, device) for t in self.terms])
+        return torch.stack([count(valid(t.source, t.scope, batch, self.names)[0], samples, device) for t in self.terms])
 
     def sums(self, batch: Mapping[str, Any], counts: Tensor) -> Tensor:
         """The sum over valid positions of each term for the batch that `forward` saw, (terms,)."""
@@ -134,14 +150,14 @@ class Objective:
         return self.names.labels
 
     def _means(self, batch: Mapping[str, Any]) -> list[Tensor]:
-        means = []
-        for term in self.terms:
-            key = term.source.path
-            student = term.pick(self._taps["student"][key])
-            teacher = term.pick(self._taps["teacher"][key]) if term.source.compares else None
-            mask, labels = valid(term.source, term.level, batch, self.names)
-            means.append(term.mean(student, teacher, mask, labels))
-        return means
+        return [self._evaluated(term, batch)[1] for term in self.terms]
+
+    def _evaluated(self, term: Term, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The student's tensor of a term, and the term's mean."""
+        student = term.pick(self._taps["student"][term.source.path])
+        teacher = term.pick(self._taps["teacher"][term.source.path]) if term.source.compares else None
+        mask, labels = valid(term.source, term.scope, batch, self.names)
+        return student, term.mean(student, teacher, mask, labels)
 
     def _build(self, batch: Mapping[str, Any]) -> tuple[Term, ...]:
         terms, problems = list[Term](), list[Problem]()

@@ -98,11 +98,12 @@ def require_sides(source: Source, taught: bool) -> None:
 
 def unique(losses: Sequence[Loss]) -> Iterator[str]:
     """A name for each table: its own, or its type, numbered from the second on."""
-    seen: dict[str, int] = {}
+    seen = set[str]()
     for table in losses:
-        name = table.name or table.type
-        seen[name] = seen.get(name, 0) + 1
-        yield name if seen[name] == 1 else f"{name}_{seen[name]}"
+        wanted = table.name or table.type
+        name = next(n for n in (wanted, *(f"{wanted}_{i}" for i in range(2, len(losses) + 2))) if n not in seen)
+        seen.add(name)
+        yield name
 
 
 def roles_of(function: Callable[..., Any], kind: str) -> frozenset[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, nn
 
+from hookbrew.objective.align import Scope
 from hookbrew.objective.source import Source
-
-Level = Literal["position", "sample"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -21,8 +20,8 @@ class Term:
     source: Source
     pair: int | None
     """Which element of the lists that the selectors gave; None when they gave single tensors."""
-    level: Level
-    """Whether it counts positions, (B, L), or samples, (B,)."""
+    scope: Scope
+    """What it counts."""
     projection: nn.Module | None = None
 
     def pick(self, captured: Any) -> Any:

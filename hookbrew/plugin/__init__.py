@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hookbrew.options import at_least, choice, fraction, options, positive
+from hookbrew.options import KINDS, at_least, choice, fraction, options, positive
 from hookbrew.plugin.blame import blame
 from hookbrew.plugin.catalogue import Catalogue, catalogue
 from hookbrew.plugin.component import Entry
 from hookbrew.plugin.discovery import Blocked, Failed, Plugin
-from hookbrew.plugin.specs import KINDS, Register, hookimpl
+from hookbrew.plugin.specs import Register, hookimpl
 
 __all__ = [
     "KINDS",

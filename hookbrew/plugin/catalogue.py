@@ -17,10 +17,10 @@ import attrs
 
 from hookbrew import words
 from hookbrew.errors import PluginError
+from hookbrew.options import KINDS
 from hookbrew.plugin.component import Entry, options_class
 from hookbrew.plugin.discovery import HOME, Blocked, Failed, Found, Plugin, given, installed
 from hookbrew.plugin.shelf import Key, Shelf, claimed
-from hookbrew.plugin.specs import KINDS
 
 ALLOW = "HOOKBREW_PLUGINS"
 BLOCK = "HOOKBREW_BLOCK"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib
 import re
+import typing
 from types import ModuleType
 
 import attrs
 
 from hookbrew import words
 from hookbrew.errors import PluginError
+from hookbrew.options import KINDS
 from hookbrew.plugin.blame import outside
 from hookbrew.plugin.discovery import Found, Plugin
 from hookbrew.plugin.faults import Fault
-from hookbrew.plugin.specs import KINDS
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 TARGET = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
@@ -67,6 +68,10 @@ def options_class(entry: Entry) -> type:
         raise refused(entry, "is no options class; decorate a class with @options")
     if not callable(getattr(found, "build", None)):
         raise refused(entry, "has no method build()")
+    try:
+        typing.get_type_hints(found)
+    except Exception as error:  # annotations are code, which may fail in any way
+        raise refused(entry, f"has options that cannot be read: {type(error).__name__}: {error}") from error
     taken = PLACEMENT.get(entry.kind, frozenset({"type"}))
     for field in attrs.fields(found):
         if field.init and field.name in taken:

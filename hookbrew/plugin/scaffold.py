@@ -14,8 +14,9 @@ NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 
 TAKEN = frozenset(
     {*keyword.kwlist, *dir(builtins), "Callable", "Tensor", "options", "partial", "positive", "torch", "valid_mean"}
+    | {"plugins"}
 )
-"""Words that a module of the package uses already."""
+"""Words that a module of the package uses already, and the one that would name it hookbrew_plugins, as ours is."""
 
 FILES = {
     "pyproject.toml": """\

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 import attrs
 import pluggy
 
+from hookbrew.options import KINDS
 from hookbrew.plugin import specs
 from hookbrew.plugin.blame import blame
 from hookbrew.plugin.component import Entry, entered
 from hookbrew.plugin.discovery import Failed, Found, Plugin, failure, load, withdraw
 from hookbrew.plugin.faults import Fault
-from hookbrew.plugin.specs import HOOKS, KINDS, PROJECT, Register
+from hookbrew.plugin.specs import HOOKS, PROJECT, Register
 
 Key = tuple[str, str]
 """kind and name."""

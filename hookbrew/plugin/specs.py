@@ -18,18 +18,11 @@ from typing import Protocol
 
 import pluggy
 
+from hookbrew.options import KINDS
+
 PROJECT = "hookbrew"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-
-KINDS = {
-    "losses": "loss",
-    "schedules": "schedule",
-    "projections": "projection",
-    "augments": "augment",
-    "callbacks": "callback",
-}
-"""The kinds of components, plural to singular."""
 
 PREFIX = "hookbrew_register_"
 HOOKS = {PREFIX + kind: kind for kind in KINDS}

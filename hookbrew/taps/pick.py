@@ -65,7 +65,9 @@ def element(value: Any, key: str | int, noun: str) -> Any:
     if isinstance(key, str) and keyed:
         raise SelectorError(f"{noun} is {described(value)}, without '{key}'; {hint(key, map(str, keyed))}")
     if isinstance(key, str) or not isinstance(value, tuple | list):
-        raise SelectorError(f"{noun} is {described(value)}; '{write}' needs {'a tuple' if isinstance(key, int) else 'keys'}")
+        raise SelectorError(
+            f"{noun} is {described(value)}; '{write}' needs {'a tuple' if isinstance(key, int) else 'keys'}"
+        )
     if not -len(value) <= key < len(value):
         raise SelectorError(f"{noun} has {len(value)} element(s); '{write}' is out of range")
     return value[key]
@@ -114,7 +116,7 @@ def described(value: Any) -> str:
 def shape(value: Any) -> str:
     """The shapes inside an output, as text."""
     if isinstance(value, Tensor):
-        return str(tuple(value.shape))
+        return "nested" if value.is_nested else str(tuple(value.shape))
     if keyed := fields(value):
         return f"{type(value).__name__}{{{', '.join(f'{key}: {shape(part)}' for key, part in keyed.items())}}}"
     if isinstance(value, tuple | list):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hookbrew.errors import AmbiguousCallError, NotCalledError, SelectorError
 from hookbrew.taps.hook import Point, Seen, Store, install
 from hookbrew.taps.parse import parse
+from hookbrew.taps.pick import PORTS
 from hookbrew.taps.resolve import resolve, unwrap
 from hookbrew.taps.selector import Range, Selector
 from hookbrew.words import several
@@ -50,7 +51,8 @@ class Taps:
             raise SelectorError("these taps are installed already; make another Taps object")
         with ExitStack() as stack:
             for point, module in self._modules.items():
-                stack.callback(install(module, point, self._store).remove)
+                if point.path:
+                    stack.callback(install(module, point, self._store).remove)
             self._store.thread = get_ident()
             self._hooks = stack.pop_all()
         return self
@@ -72,12 +74,21 @@ class Taps:
             raise SelectorError("run() was called inside run(); make another Taps object for the inner forward")
         self._store.calls, self._store.active = {}, True
         try:
-            return self._model(*args, **kwargs)
+            self._see(args, kwargs, before=True)
+            output = self._model(*args, **kwargs)
+            self._see(args, output, before=False)
+            return output
         except BaseException:
             self._store.calls = None
             raise
         finally:
             self._store.active = False
+
+    def _see(self, args: tuple[Any, ...], last: Any, *, before: bool) -> None:
+        """The model itself needs no hook, which torch.compile would leave outside of its graph."""
+        for point in self._modules:
+            if point.path == "" and PORTS[point.port].before == before:
+                self._store.put(point, PORTS[point.port], PORTS[point.port].take(args, last))
 
     def clear(self) -> None:
         """Forget what was seen, before the next `run()` would."""

@@ -6,8 +6,10 @@ import shutil
 
 import attrs
 
+from hookbrew.errors import FolderError
 from hookbrew.loop import State, save
 from hookbrew.plugin import at_least, options
+from hookbrew_plugins.callbacks.inside import inside
 
 
 @options
@@ -18,7 +20,7 @@ class Checkpoint:
     """Steps between two copies; at the end of each epoch when left out."""
     keep: int = at_least(1, 3)
     """How many copies stay; older ones go after a newer one stands."""
-    folder: str = "checkpoints"
+    folder: str = attrs.field(default="checkpoints", validator=inside)
     """Where, in the run folder: one folder a copy, `step-00000120`."""
 
     def build(self) -> Copies:
@@ -53,7 +55,7 @@ class Copies:
         state.announce("checkpoint_saving")
         try:
             save(state.student, folder / f"step-{state.step:08}")
-        except OSError:
+        except FolderError:
             state.announce("checkpoint_failed")
             raise
         state.announce("checkpoint_saved")

@@ -91,7 +91,7 @@ class Terminal:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
+            TextColumn("{task.fields[losses]}", markup=False),
             console=Console(stderr=True),
         )
         self._task = self._bar.add_task("step", total=state.total_steps, losses="")
@@ -110,12 +110,12 @@ class Terminal:
     def eval_end(self, state: State) -> None:
         """A line above the bar."""
         if self._bar is not None:
-            self._bar.console.print(results(state), highlight=False)
+            self._bar.console.print(results(state), highlight=False, markup=False)
 
     def run_end(self, state: State) -> None:
         """Why it stopped, if it was asked to."""
         if self._bar is not None and state.stop_reason:
-            self._bar.console.print(f"stopped at step {state.step}: {state.stop_reason}", highlight=False)
+            self._bar.console.print(f"stopped at step {state.step}: {state.stop_reason}", highlight=False, markup=False)
 
     def close(self, state: State) -> None:
         """Give the terminal back."""

@@ -8,13 +8,14 @@ import attrs
 
 from hookbrew.loop import State
 from hookbrew.plugin import options
+from hookbrew_plugins.callbacks.inside import inside
 
 
 @options
 class Tensorboard:
     """Writes losses by name, weights, learning rate, gradient norm and evaluations for TensorBoard."""
 
-    folder: str = "tb"
+    folder: str = attrs.field(default="tb", validator=inside)
     """The folder of the event files, in the run folder."""
 
     def build(self) -> Scalars:

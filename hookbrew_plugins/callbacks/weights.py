@@ -6,13 +6,14 @@ import attrs
 
 from hookbrew.loop import State, save
 from hookbrew.plugin import options
+from hookbrew_plugins.callbacks.inside import inside
 
 
 @options
 class Weights:
     """Saves the trained student when the run is complete; it loads without hookbrew."""
 
-    folder: str = "final"
+    folder: str = attrs.field(default="final", validator=inside)
     """Where, in the run folder: by `save_pretrained` for a model of transformers, else as student.safetensors."""
 
     def build(self) -> Final:

@@ -30,6 +30,11 @@ def test_help():
     assert listed == ["run", "check", "taps", "config", "plugins"]
 
 
+@pytest.mark.parametrize("group", [[], ["config"], ["plugins"]])
+def test_no_sentence_of_the_help_is_cut_off(group):
+    assert "..." not in CliRunner().invoke(main, [*group, "--help"]).stdout.replace("[ARGS]...", "")
+
+
 def test_version():
     assert CliRunner().invoke(main, ["--version"]).stdout == f"hookbrew {hookbrew.__version__}\n"
 

@@ -72,6 +72,32 @@ def test_an_end_of_file_in_a_run_is_no_interrupt(capsys):
     assert "EOFError: the workers are gone\n" in capsys.readouterr().err
 
 
+def test_an_exit_of_foreign_code_is_no_success(capsys, layers):
+    error = layers("hookbrew", "mine", raising="raise SystemExit(0)")
+    assert guarded(raising(error), Context()) == 1
+    told = capsys.readouterr().err
+    assert "mine.py" in told
+    assert told.endswith(
+        "SystemExit: 0\n(without the frames of hookbrew; `hookbrew --traceback ...` shows all of them)\n"
+    )
+
+
+def test_an_exit_of_click_ends_the_command(tmp_path):
+    error = compiled(tmp_path, "click", "def f():\n    raise SystemExit(4)\n")
+    with pytest.raises(SystemExit) as ended:
+        guarded(error, Context())
+    assert ended.value.code == 4
+
+
+def test_no_color(capsys, monkeypatch):
+    monkeypatch.setattr(click.utils, "should_strip_ansi", lambda *_: False)
+    guarded(raising(PluginError("what")), Context())
+    assert capsys.readouterr().err == "\x1b[31m\x1b[1merror:\x1b[0m what\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    guarded(raising(PluginError("what")), Context())
+    assert capsys.readouterr().err == "error: what\n"
+
+
 def test_usage(capsys):
     assert guarded(raising(click.UsageError("what")), Context()) == 2
     assert capsys.readouterr().err == "Error: what\n"
@@ -87,7 +113,7 @@ def compiled(tmp_path, package, text, **names):
 
 
 def caught(call):
-    with pytest.raises(Exception) as info:  # noqa: PT011  # whatever it is, its frames are what counts
+    with pytest.raises(BaseException) as info:  # noqa: PT011  # whatever it is, its frames are what counts
         call()
     return info.value
 
@@ -100,10 +126,10 @@ def lines(told):
 def layers(tmp_path):
     """A call through packages of these names, the last of which raises."""
 
-    def call(*packages):
+    def call(*packages, raising="raise ValueError('bad')"):
         function = None
         for package in reversed(packages):
-            text = "def f():\n    g()\n" if function else "def f():\n    raise ValueError('bad')\n"
+            text = f"def f():\n    {'g()' if function else raising}\n"
             function = compiled(tmp_path, package, text, g=function)
         # the frames of pytest and of this test are as foreign as the user's
         return caught(function).with_traceback(caught(function).__traceback__.tb_next)

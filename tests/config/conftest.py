@@ -86,13 +86,6 @@ class Note:
     folders: list[Path] = attrs.field(factory=list)
 
 
-@options
-class Clash:
-    """Has an option that every loss's table uses otherwise."""
-
-    mask: str = ""
-
-
 @attrs.frozen
 class Plugin:
     name: str
@@ -104,7 +97,7 @@ class Fake:
     """What config asks of a catalogue."""
 
     components: ClassVar[dict[str, dict[str, type]]] = {
-        "losses": {"kd": KD, "hidden": Hidden, "needy": Needy, "clash": Clash},
+        "losses": {"kd": KD, "hidden": Hidden, "needy": Needy},
         "schedules": {"linear": Linear, "flat": Flat},
         "projections": {"linear": Flat, "mlp": MLP},
         "augments": {"note": Note},
@@ -118,9 +111,12 @@ class Fake:
 
     def load(self, kind, name):
         if name not in self.components[kind]:
-            singular = {"losses": "loss"}.get(kind, kind[:-1])
-            raise PluginError(f"no {singular} called {name!r}; {hint(name, self.names(kind))}")
+            raise PluginError(self.explain(kind, name))
         return self.components[kind][name]
+
+    def explain(self, kind, name):
+        singular = {"losses": "loss"}.get(kind, kind[:-1])
+        return f"no {singular} called {name!r}; {hint(name, self.names(kind))}"
 
 
 GOOD = """\

@@ -56,18 +56,18 @@ type = "zzz"
         check_names(read("kd.toml"), fake)
     assert str(caught.value) == (
         """\
-kd.toml:1:1: lr_schedule: no schedule called 'liner'; did you mean 'linear'?
+kd.toml:1:17: lr_schedule.type: no schedule called 'liner'; did you mean 'linear'?
   |
 1 | lr_schedule = { type = "liner" }
-  | ^^^^^^^^^^^
-kd.toml:3:1: losses[0]: no loss called 'dkdd'; did you mean 'kd'?
+  |                 ^^^^
+kd.toml:4:1: losses[0].type: no loss called 'dkdd'; did you mean 'kd'?
   |
-3 | [[losses]]
-  | ^^^^^^^^^^
-kd.toml:5:1: losses[0].weight: no schedule called 'lin'; did you mean 'linear'?
+4 | type = "dkdd"
+  | ^^^^
+kd.toml:5:12: losses[0].weight.type: no schedule called 'lin'; did you mean 'linear'?
   |
 5 | weight = { type = "lin", base = 1 }
-  | ^^^^^^
+  |            ^^^^
 kd.toml:6:1: losses[0].projection: no projection called 'mpl'; did you mean 'mlp'?
   |
 6 | projection = "mpl"
@@ -80,10 +80,10 @@ kd.toml:12:1: callbacks[0].type: expected a string, got 3
    |
 12 | type = 3
    | ^^^^
-kd.toml:14:1: augments[0]: no augment called 'zzz'; one of: note
+kd.toml:15:1: augments[0].type: no augment called 'zzz'; one of: note
    |
-14 | [[augments]]
-   | ^^^^^^^^^^^^"""
+15 | type = "zzz"
+   | ^^^^"""
     )
 
 
@@ -92,7 +92,9 @@ def test_the_catalogue_explains_what_failed(told, fake):
         def explain(self, kind, name):
             return f"no {kind} {name}; plugin dkd failed to load"
 
-    assert told('losses = [{type = "dkd"}]', Explaining()) == ["losses[0]: no losses dkd; plugin dkd failed to load"]
+    assert told('losses = [{type = "dkd"}]', Explaining()) == [
+        "losses[0].type: no losses dkd; plugin dkd failed to load"
+    ]
 
 
 @pytest.mark.parametrize(

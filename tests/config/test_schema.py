@@ -55,7 +55,7 @@ def test_what_may_be_said(errors, text):
         ('losses = "kd"', "'kd' is not of type 'array'"),
         ("losses = []", "[] should be non-empty"),
         ("losses = [{}]", "'type' is a required property"),
-        ('losses = [{type = "kdd"}]', "'kdd' is not one of ['clash', 'hidden', 'kd', 'needy']"),
+        ('losses = [{type = "kdd"}]', "'kdd' is not one of ['hidden', 'kd', 'needy']"),
         (
             'losses = [{type = "kd", temprature = 2}]',
             "Additional properties are not allowed ('temprature' was unexpected)",

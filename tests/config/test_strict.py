@@ -51,7 +51,7 @@ TABLE = [
         'train.epochs = 1\nlosses = [{type = "kd"}, {type = "kd", temperature = -2}]',
         "losses[1].temperature: must be > 0: -2.0",
     ),
-    ('train.epochs = 1\nlosses = [{type = "kdd"}]', "losses[0]: no loss called 'kdd'; did you mean 'kd'?"),
+    ('train.epochs = 1\nlosses = [{type = "kdd"}]', "losses[0].type: no loss called 'kdd'; did you mean 'kd'?"),
     (
         'train.epochs = 1\nlosses = [{type = "kd", metric = "l3"}]',
         "losses[0].metric: the string 'l3' is not a choice; one of: cosine, l2",

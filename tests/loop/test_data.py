@@ -1,5 +1,6 @@
 """Batches: order by (seed, epoch) alone, padding that is always stated, names for parts."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -133,3 +134,49 @@ def test_the_size_of_a_batch():
     assert size_of({"word": "x", "ids": torch.ones(3, 2)}) == 3
     with pytest.raises(DataError, match="the batch holds no tensor; its keys are word"):
         size_of({"word": "x"})
+
+
+def test_a_mapping_is_no_dataset():
+    with pytest.raises(DataError) as caught:
+        loader({"train": [1], "test": [2]})
+    assert str(caught.value) == "a dict is no dataset; take one of its values: train, test"
+
+
+@pytest.mark.parametrize(("one", "two"), [(torch.ones(3, 4), torch.ones(3, 5)), (torch.ones(()), torch.ones(2))])
+def test_shapes_that_cannot_be_filled_up(one, two):
+    with pytest.raises(DataError) as caught:
+        Pad({"x": 0})([{"x": one}, {"x": two}])
+    assert str(caught.value) == (
+        f"samples differ in shape in 'x' ({tuple(one.shape)}, {tuple(two.shape)}); "
+        "only the first dimension can be filled up"
+    )
+
+
+def test_arrays_of_numpy_are_padded_too():
+    samples = [{"ids": np.arange(n)} for n in (1, 2)]
+    assert Pad({"ids": 9})(samples)["ids"].tolist() == [[0, 9], [0, 1]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_is_one_line_whoever_finds_it(workers):
+    feed = loader([{"ids": torch.arange(n)} for n in (2, 3)], workers=workers)
+    with pytest.raises(DataError) as caught:
+        list(feed.epoch(1))
+    assert str(caught.value).startswith("samples differ in length in 'ids' (2, 3); say")
+
+
+class Failing:
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        if index == 4:
+            raise LookupError("row 4")
+        return {"x": index}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_exception_of_the_data_says_where(workers):
+    with pytest.raises(LookupError, match="row 4") as caught:
+        list(loader(Failing(), seed=None, workers=workers).epoch(7))
+    assert caught.value.__notes__ == ["raised by batch 3 of epoch 7 of the data"]

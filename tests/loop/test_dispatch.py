@@ -102,3 +102,19 @@ def test_errors_at_the_end_never_hide_the_first(caplog):
     attach(Bad(), Good()).finish("close", None)
     assert called == ["close"]
     assert caplog.messages == ["callback 'c0' failed in event close"]
+
+
+def test_ctrl_c_at_the_end_waits_for_the_others():
+    called = []
+
+    class Interrupted:
+        def close(self, state):
+            raise KeyboardInterrupt
+
+    class Good:
+        def close(self, state):
+            called.append("close")
+
+    with pytest.raises(KeyboardInterrupt):
+        attach(Interrupted(), Good()).finish("close", None)
+    assert called == ["close"]

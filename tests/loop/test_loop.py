@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import hookbrew as hb
-from hookbrew.errors import ConfigError, NonFiniteError
+from hookbrew.errors import CallbackError, ConfigError, NonFiniteError
 from hookbrew.loop import EVENTS
+from hookbrew.loop.step import Step
 
 KD = (hb.loss("kd_ce"),)
 
@@ -96,7 +97,7 @@ def test_evaluating_changes_nothing(fit, batches):
     assert torch.equal(weights(fit(data, epochs=2, dropout=0.5)), weights(fit(data, epochs=2, dropout=0.5, **often)))
 
 
-def test_projections_are_trained_and_keep_the_settings_of_the_optimizer(fit, tagger, batches, pack):
+def test_projections_join_the_first_group_of_the_optimizer_once(fit, tagger, batches, pack):
     student, teacher = tagger(8), tagger(12)
     optimizer = torch.optim.SGD(student.parameters(), 0.1, momentum=0.5, weight_decay=0.3)
     loss = hb.loss("hidden_mse", student="blocks[1]", teacher="blocks[1]", projection="linear")
@@ -105,12 +106,8 @@ def test_projections_are_trained_and_keep_the_settings_of_the_optimizer(fit, tag
     distillation.fit(data, epochs=1, optimizer=optimizer)
     first = [p.detach().clone() for p in distillation.objective.extras.parameters()]
     distillation.fit(data, epochs=1, optimizer=optimizer)
-    assert len(optimizer.param_groups) == 2
-    assert {k: optimizer.param_groups[1][k] for k in ("lr", "momentum", "weight_decay")} == {
-        "lr": 0.1,
-        "momentum": 0.5,
-        "weight_decay": 0.3,
-    }
+    (group,) = optimizer.param_groups
+    assert len(group["params"]) == len({id(p) for p in group["params"]}) == len([*student.parameters()]) + len(first)
     assert not all(map(torch.equal, first, distillation.objective.extras.parameters()))
 
 
@@ -266,3 +263,169 @@ def test_bf16_trains_in_autocast(fit, batches):
 
     fit(batches([3, 2]), steps=1, precision="bf16", callbacks=[Watch()])
     assert seen == [torch.bfloat16]
+
+
+PROJECTED = (hb.loss("hidden_mse", student="blocks[1]", teacher="blocks[1]", projection="linear"),)
+
+
+def test_a_scheduler_of_torch_moves_projections_too(fit, tagger, batches):
+    student, rows = tagger(8), []
+
+    class Watch:
+        def log(self, state):
+            rows.append(state.record["lr"])
+
+    optimizer = torch.optim.SGD(student.named_parameters(), 0.4)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    fit(
+        batches([3, 2]),
+        steps=3,
+        log_every=1,
+        losses=PROJECTED,
+        student=student,
+        optimizer=optimizer,
+        lr_schedule=scheduler,
+        callbacks=[Watch()],
+    )
+    assert rows == pytest.approx([0.4, 0.2, 0.1])
+    (group,) = optimizer.param_groups
+    assert len(group["params"]) == len(group["param_names"]) == len([*student.parameters()]) + 2
+
+
+def refused(call):
+    with pytest.raises(ConfigError) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_rates_that_would_not_move(fit, tagger, batches):
+    student, data = tagger(8), batches([3, 2])
+    optimizer = torch.optim.SGD(student.parameters(), 0.4)
+
+    def attempt(rate, mine=optimizer):
+        return refused(lambda: fit(data, steps=1, student=student, optimizer=mine, lr_schedule=rate))
+
+    other = torch.optim.SGD(student.parameters(), 0.1)
+    assert attempt(torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)) == (
+        "lr_schedule: ReduceLROnPlateau waits for a metric, and is stepped without one; take another"
+    )
+    assert attempt(torch.optim.lr_scheduler.StepLR(optimizer, 1), other) == (
+        "lr_schedule: this scheduler moves the rate of another optimizer: give that as optimizer="
+    )
+    assert attempt("linear") == (
+        "lr_schedule: expected hb.schedule(...), a function of progress or a scheduler of torch; got 'linear'"
+    )
+
+
+def test_optimizers_that_cannot_train_the_student(fit, tagger, batches):
+    student, data = tagger(8), batches([3, 2])
+    others = torch.optim.SGD(tagger(8).parameters(), 0.4)
+    assert refused(lambda: fit(data, steps=1, student=student, optimizer=others)) == (
+        "optimizer: it holds no parameter of the student, which would not be trained"
+    )
+    closing = torch.optim.LBFGS(student.parameters())
+    assert refused(lambda: fit(data, steps=1, student=student, optimizer=closing)) == (
+        "optimizer: LBFGS computes the loss several times a step; take another"
+    )
+
+
+def test_no_gradient_is_left_after_an_exception(fit, tagger, batches):
+    class Fail:
+        def backward_end(self, state):
+            raise RuntimeError("here")
+
+    student = tagger(8)
+    with pytest.raises(RuntimeError, match="here"):
+        fit(batches([3, 2]), steps=1, student=student, callbacks=[Fail()])
+    assert all(p.grad is None for p in student.parameters())
+
+
+def test_an_event_that_does_not_exist_is_not_announced(fit, batches):
+    class Typo:
+        def step_end(self, state):
+            state.announce("checkpoint_save")
+
+    with pytest.raises(CallbackError) as caught:
+        fit(batches([3, 2]), steps=1, callbacks=[Typo()])
+    assert str(caught.value) == "there is no event 'checkpoint_save' to announce; did you mean 'checkpoint_saved'?"
+
+
+def test_a_step_that_is_skipped_on_the_device_is_told_and_leaves_the_optimizer(fit, tagger, batches, monkeypatch):
+    """The way of a GPU, which the fused AdamW of the CPU can go too."""
+    monkeypatch.setattr(Step, "deferred", lambda self, state: True)
+    student, kept = tagger(8), {}
+
+    class Spoil:
+        def step_start(self, state):
+            kept[state.step] = weights(state)
+
+        def backward_end(self, state):
+            if state.step == 3:
+                state.student.head.bias.grad[0] = float("inf")
+
+    optimizer = torch.optim.AdamW(student.parameters(), 1e-2, fused=True)
+    with pytest.raises(NonFiniteError, match="a loss or gradient was not finite in the steps up to 5"):
+        fit(batches([3, 2]), steps=9, log_every=5, student=student, optimizer=optimizer, callbacks=[Spoil()])
+    assert not torch.equal(kept[2], kept[3])
+    assert torch.equal(kept[3], kept[4])
+    assert not torch.equal(kept[4], kept[5])
+    assert not hasattr(optimizer, "found_inf")
+
+
+def test_a_second_training_on_another_device_takes_everything_along(tagger, batches, pack):
+    run = hb.Distillation(tagger(12), tagger(8), PROJECTED, catalogue=pack)
+    run.fit(batches([3, 2]), steps=1)
+    moves = []
+    run.objective.extras.to = moves.append
+    run.fit(batches([3, 2]), steps=1, device="cpu")
+    assert moves == [torch.device("cpu")]
+
+
+def test_gradients_from_before_do_not_count(fit, tagger, batches):
+    data, student, spoilt = batches([3, 2]), tagger(8), tagger(8)
+    spoilt.load_state_dict(student.state_dict())
+    for p in spoilt.parameters():
+        p.grad = torch.ones_like(p)
+    assert torch.equal(weights(fit(data, steps=1, student=student)), weights(fit(data, steps=1, student=spoilt)))
+
+
+def test_modes_threads_and_precision_of_a_run(fit, tagger, batches):
+    seen = set()
+
+    class Watch:
+        def forward_end(self, state):
+            seen.add(("train", state.student.training, torch.is_grad_enabled(), torch.get_num_threads()))
+
+        def eval_start(self, state):
+            assert state.metrics == {}
+
+        def eval_batch_end(self, state):
+            seen.add(("eval", state.student.training, torch.is_grad_enabled(), state.logits.dtype))
+
+        def eval_end(self, state):
+            state.metrics["old"] = 1.0
+
+    data, student = batches([3, 2]), tagger(8).eval()
+    watch = {"callbacks": [Watch()], "threads": torch.get_num_threads() + 1, "precision": "bf16"}
+    fit(data, epochs=2, student=student, evaluate=data, **watch)
+    assert seen == {
+        ("train", True, True, torch.get_num_threads() + 1),
+        ("eval", False, False, torch.bfloat16),
+    }
+
+
+@pytest.mark.parametrize(("every", "expected"), [(None, [2, 4]), (3, [3, 4]), (2, [2, 4])])
+def test_when_an_evaluation_is_due(fit, batches, every, expected):
+    steps = []
+
+    class Watch:
+        def step_end(self, state):
+            if every is None and state.step == 2:
+                state.request_eval()
+
+        def eval_end(self, state):
+            steps.append(state.step)
+
+    data = batches([3, 2], [4, 1])
+    fit(data, epochs=2, evaluate=data, evaluate_every=every, callbacks=[Watch()])
+    assert steps == expected

@@ -90,3 +90,18 @@ def test_a_learnable_loss_is_trained(tagger, batches):
 
     objective = attempt(tagger, *batches([3, 2]), Scale())
     assert len(list(objective.extras.parameters())) == 1
+
+
+def test_a_learnable_loss_goes_where_the_student_is(tagger, batches):
+    moves = []
+
+    class Scale(torch.nn.Module):
+        def to(self, *place):
+            moves.append(place)
+            return super().to(*place)
+
+        def forward(self, student, teacher, mask=None):
+            return (student - teacher).abs().mean()
+
+    attempt(tagger, *batches([3, 2]), Scale())
+    assert moves == [(torch.device("cpu"),)]

@@ -8,7 +8,7 @@ from torch import nn
 
 import hookbrew as hb
 from hookbrew.config import structure_loss
-from hookbrew.errors import ConfigError, DataError
+from hookbrew.errors import ConfigError, DataError, SelectorError
 from hookbrew.objective import Names, Objective
 
 
@@ -182,8 +182,8 @@ def test_a_list_against_a_tensor(tagger, batches, measured):
 
 def test_missing_labels(tagger, batches, measured):
     (batch,) = batches([3, 2])
-    assert message(lambda: measured(tagger(), None, batch, hb.loss("ce", labels="lables")), DataError) == (
-        "loss 'ce' (losses[0]) needs labels, and the batch has no key 'lables'; did you mean 'labels'?"
+    assert message(lambda: measured(tagger(), None, batch, hb.loss("ce", labels="lables"))) == (
+        "losses[0]: loss 'ce' needs labels, and the batch has no key 'lables'; did you mean 'labels'?"
     )
 
 
@@ -251,3 +251,93 @@ def test_a_batch_that_fits_no_parameter(tagger, measured):
         "Tagger needs 'input_ids', and the batch has inputs, labels; did you mean 'inputs'?"
         " (name the parts of a batch with data.fields, or rename them in the dataset)"
     )
+
+
+def test_a_projection_alone_is_not_trained(tagger, batches, measured):
+    student = tagger()
+    student.embed.requires_grad_(False)
+    student.blocks[0].requires_grad_(False)
+    table = hb.loss("hidden_mse", student="blocks[0]", teacher="blocks[0]", projection="linear")
+    assert message(lambda: measured(student, tagger(12), *batches([3, 2]), table)) == (
+        "losses[0]: loss 'hidden_mse' reaches no trained parameter: its student tensor has no gradient "
+        "(is that part of the student frozen, or detached?)"
+    )
+
+
+def test_a_mask_of_samples_counts_when_it_is_named(tagger, batches, measured):
+    (batch,) = batches([3, 2, 4])
+    batch["kept"] = torch.tensor([1, 0, 0])
+    objective = measured(tagger(), tagger(), batch, hb.loss("kd_ce", mask="kept"))
+    assert objective.counts(batch, 3, torch.device("cpu")).tolist() == [1.0]
+    only = {k: v[:1] for k, v in batch.items()}
+    assert torch.allclose(gradient(objective, [batch]), gradient(objective, [only]), atol=1e-7)
+
+
+def test_a_named_mask_that_does_not_fit_pooled_logits(tagger, batches, measured):
+    assert message(lambda: measured(tagger(), tagger(), *batches([3, 2]), hb.loss("kd_ce", mask="attention_mask"))) == (
+        "losses[0]: the mask 'attention_mask' is (2, 3) and does not fit the student's (2, 3); name "
+        'the right key with mask = "...", or write mask = false if every position counts'
+    )
+
+
+def test_labels_of_samples_for_a_loss_on_tokens(tagger, batches, measured):
+    student = tagger(pooled=False)
+    assert message(lambda: measured(student, None, *batches([3, 2]), hb.loss("ce"))) == (
+        "losses[0]: labels are (2,); expected (2, 3), the student's shape (2, 3, 3) without its classes"
+    )
+
+
+def test_labels_that_are_no_tensor(tagger, batches, measured):
+    (batch,) = batches([3, 2])
+    assert message(lambda: measured(tagger(), None, batch | {"labels": ["a", "b"]}, hb.loss("ce"))) == (
+        "losses[0]: loss 'ce' needs labels, and 'labels' is a list; expected a tensor"
+    )
+
+
+def test_a_mask_that_is_gone_in_a_later_batch(tagger, batches, measured):
+    (batch,) = batches([3, 2])
+    objective = measured(tagger(), tagger(12), batch, HIDDEN)
+    bare = {k: v for k, v in batch.items() if k != "attention_mask"}
+    assert message(lambda: objective.counts(bare, 2, torch.device("cpu")), DataError) == (
+        "loss 'hidden_mse' obeys 'attention_mask', which the first batch had and this one lacks"
+    )
+
+
+def test_a_mask_that_comes_in_a_later_batch(tagger, batches, measured):
+    (batch,) = batches([3, 2])
+    objective = measured(tagger(), None, {k: v for k, v in batch.items() if k != "attention_mask"}, hb.loss("ce"))
+    with objective.attached():
+        assert message(lambda: objective.forward(batch), DataError) == (
+            "the student takes 'attention_mask', which this batch has and the first one lacked"
+        )
+
+
+def test_a_model_that_teaches_itself_teaches_in_evaluation_mode(tagger, batches, measured):
+    student = tagger(dropout=0.5)
+    (batch,) = batches([3, 2])
+    objective = measured(student, student, batch, hb.loss("kd_ce"))
+    with objective.attached():
+        student.train()
+        objective.forward(batch)
+        learned, taught = objective.outputs
+        assert student.dropout.training
+    student.eval()
+    assert torch.equal(taught, student(batch["input_ids"], batch["attention_mask"]))
+    assert not torch.equal(learned, taught)
+
+
+def test_nothing_of_a_batch_is_kept(tagger, batches, measured):
+    objective = measured(tagger(), tagger(12), *batches([3, 2]), HIDDEN)
+    assert objective.outputs == (None, None)
+    with pytest.raises(SelectorError, match="nothing to read"):
+        objective.means({})
+
+
+def test_no_losses(tagger, made):
+    assert message(lambda: made(tagger(), tagger())) == "losses: there is none: nothing would be trained"
+
+
+def test_a_number_never_makes_two_names_equal(tagger, batches, measured):
+    tables = [hb.loss("ce"), hb.loss("ce"), hb.loss("ce", name="ce_2")]
+    objective = measured(tagger(), None, *batches([3, 2]), *tables)
+    assert len({term.name for term in objective.terms}) == 3

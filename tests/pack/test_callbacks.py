@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import hookbrew as hb
+from hookbrew.errors import FolderError
 from hookbrew_plugins.callbacks.progress import clock
 
 
@@ -117,6 +118,38 @@ def test_a_checkpoint_that_cannot_be_written(fit, tmp_path):
         def checkpoint_failed(self, state):
             seen.append(state.step)
 
-    with pytest.raises(OSError, match="checkpoints"):
+    with pytest.raises(FolderError, match=r"the student cannot be written to .*/checkpoints/step-00000003: Not a dir"):
         fit(hb.callback("checkpoint"), Look(), output=tmp_path / "out")
     assert seen == [3]
+
+
+def test_a_number_that_json_has_not(fit, tmp_path):
+    class Nothing:
+        def eval_end(self, state):
+            state.metrics["odd"] = float("nan")
+
+    fit(Nothing(), hb.callback("metrics", file="logs/rows.jsonl"), output=tmp_path / "out")
+    (row,) = [line for line in (tmp_path / "out/logs/rows.jsonl").read_text().splitlines() if "odd" in line]
+    assert json.loads(row)["eval/odd"] is None
+
+
+def test_a_copy_replaces_one_and_fails_without_harm(tagger, tmp_path, monkeypatch):
+    from hookbrew.loop import save
+
+    old, new = tagger(8), tagger(12)
+    save(old, tmp_path / "copy")
+    (tmp_path / "copy/more.txt").write_text("x")
+    save(old, tmp_path / "copy")
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["student.safetensors"]
+    before = (tmp_path / "copy/student.safetensors").read_bytes()
+
+    def full(self, folder):
+        (folder / "half").write_text("x")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(new), "save_pretrained", full, raising=False)
+    with pytest.raises(FolderError) as caught:
+        save(new, tmp_path / "copy")
+    assert str(caught.value) == f"the student cannot be written to {tmp_path}/copy: No space left on device"
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+    assert (tmp_path / "copy/student.safetensors").read_bytes() == before

@@ -87,6 +87,14 @@ def test_no_build():
     assert refusal("losses", Loss).endswith("Loss has no method build()")
 
 
+def test_options_whose_types_cannot_be_read():
+    cls = attrs.make_class("Loss", {"x": attrs.field(default=1, type="Nowhere")})
+    cls.build = lambda self: None
+    assert refusal("losses", cls).endswith(
+        "Loss has options that cannot be read: NameError: name 'Nowhere' is not defined"
+    )
+
+
 @pytest.mark.parametrize(
     "name", ["base", "labels", "mask", "name", "projection", "student", "teacher", "type", "weight"]
 )

@@ -33,12 +33,18 @@ def new(*arguments, code=0):
 def test_the_files(tmp_path, name):
     package = tmp_path / "hookbrew-attention-plus"
     told = new(name, "--folder", tmp_path)
-    assert told == f"wrote {package}: python -m pip install -e {package}; python -m pytest {package}\n"
+    assert told == f"wrote {package}: python -m pip install -e '{package}[test]'; python -m pytest {package}\n"
     assert sorted(str(file.relative_to(package)) for file in package.rglob("*") if file.is_file()) == FILES
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
     assert project["name"] == "hookbrew-attention-plus"
     assert project["entry-points"] == {"hookbrew": {"attention_plus": "hookbrew_attention_plus"}}
     assert "$" not in "".join(file.read_text() for file in package.rglob("*.py"))
+
+
+def test_the_commands_can_be_pasted_whatever_the_folder_is_called(tmp_path):
+    package = tmp_path / "my plugins" / "hookbrew-gap"
+    told = new("gap", "--folder", package.parent)
+    assert told.endswith(f": python -m pip install -e '{package}[test]'; python -m pytest '{package}'\n")
 
 
 def test_the_package_is_a_plugin(tmp_path, monkeypatch):
@@ -83,6 +89,7 @@ BAD = "a name is made of a-z and 0-9, with single - or _ between, and begins wit
         ("none", "'none' means something else in the package that would be written; choose another name"),
         ("partial", "'partial' means something else in the package that would be written; choose another name"),
         ("float", "'float' means something else in the package that would be written; choose another name"),
+        ("plugins", "'plugins' means something else in the package that would be written; choose another name"),
         ("kd-ce", "the name 'kd_ce' is taken: see `hookbrew plugins show kd_ce`"),
         ("tensorboard", "the name 'tensorboard' is taken: see `hookbrew plugins show tensorboard`"),
         ("standard", "the name 'standard' is taken: see `hookbrew plugins show standard`"),

@@ -172,6 +172,12 @@ KeyError: 'missing'
     assert "hookbrew/plugin/discovery.py" in whole.stdout
 
 
+def test_a_plugin_that_breaks_the_contract_has_no_traceback_of_ours(site):
+    site("hookbrew-bad", "0.1", "bad = hb_bad", "def hookbrew_register_loses(register): pass\n")
+    why = "no hook is called 'hookbrew_register_loses'; did you mean 'hookbrew_register_losses'?"
+    assert show("bad") == f"NAME  VERSION  FROM          OFFERS\nbad   0.1      hookbrew-bad  failed: {why}\n"
+
+
 def test_an_unknown_name(site):
     site("hookbrew-broken", "0.1", "broken = hb_broken", "import not_installed_thing\n")
     assert show("kd_cee", code=2) == (
@@ -203,6 +209,6 @@ def test_options_that_cannot_be_read(site):
     )
     site("hookbrew-dkd", "0.3", "dkd = hb_dkd", text)
     assert show("dkd", code=2) == (
-        "error: loss dkd of plugin dkd (hookbrew-dkd 0.3): its options cannot be read: "
+        "error: loss dkd of plugin dkd (hookbrew-dkd 0.3): hb_dkd:DKD has options that cannot be read: "
         "NameError: name 'Gone' is not defined\n"
     )

@@ -33,12 +33,12 @@ CASES = {
     "an unknown loss": (
         'type = "kd_ce"',
         'type = "kd_ec"',
-        "error: toy.toml:30:1: losses[0]: no loss called 'kd_ec'; did you mean 'kd_ce'?",
+        "error: toy.toml:31:1: losses[0].type: no loss called 'kd_ec'; did you mean 'kd_ce'?",
     ),
     "an unknown schedule": (
         'type = "linear_decay"',
         'type = "linear_decya"',
-        "error: toy.toml:33:1: losses[0].weight: no schedule called 'linear_decya'; did you mean 'linear_decay'?",
+        "error: toy.toml:33:12: losses[0].weight.type: no schedule called 'linear_decya'; did you mean 'linear_decay'?",
     ),
     "both lengths": (
         "epochs = 2",
@@ -68,7 +68,7 @@ CASES = {
     "a missing label key": (
         'type = "kd_ce"\ntemperature = 2',
         'type = "ce"\nlabels = "label"',
-        "error: loss 'ce' (losses[0]) needs labels, and the batch has no key 'label'; did you mean 'labels'?",
+        "error: toy.toml:30:1: losses[0]: loss 'ce' needs labels, and the batch has no key 'label'; did you mean 'labels'?",
     ),
     "no padding value": (
         "pad = { input_ids = 0, attention_mask = 0 }",
@@ -152,7 +152,7 @@ def test_nan_stops_a_run(toy, hookbrew, edit):
         "\n\nclass Spoilt(Net):\n"
         "    def forward(self, input_ids, attention_mask=None):\n"
         "        self.calls = getattr(self, 'calls', 0) + 1\n"
-        "        scale = float('nan') if self.calls == 6 else 1.0\n"
+        "        scale = float('nan') if self.calls == 7 else 1.0\n"
         "        return super().forward(input_ids, attention_mask) * scale\n"
     )
     (toy / "toyland.py").write_text((toy / "toyland.py").read_text() + spoilt)
@@ -175,8 +175,87 @@ def test_user_code_shows_its_traceback_from_its_own_frame(toy, hookbrew, edit):
     assert "hookbrew/run.py" not in done.stderr
 
 
+def test_a_syntax_error_in_user_code_is_told_without_our_frames(toy, hookbrew):
+    (toy / "toyland.py").write_text("def samples(:\n")
+    done = hookbrew("check", "toy.toml")
+    assert done.exit_code == 1
+    first, *_, last = done.stderr.splitlines()
+    assert first == f'  File "{toy}/toyland.py", line 1'
+    assert "SyntaxError: invalid syntax" in done.stderr
+    assert last == "(without the frames of hookbrew; `hookbrew --traceback ...` shows all of them)"
+
+
 def test_a_file_that_is_not_there(toy, hookbrew):
     done = hookbrew("run", "toi.toml")
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1].startswith("error: toi.toml: ")
     assert "toy.toml" in done.stderr
+
+
+def errors(done):
+    return [line for line in done.stderr.splitlines() if line.startswith(("error: ", "note: "))]
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_keys_that_nothing_would_read(toy, hookbrew, edit, command):
+    edit("evaluate = {", "collate = {")
+    edit("epochs = 2", "epochs = 2\nevaluate_every = 5")
+    edit("batch_size = 4", "batch_size = 4\nevaluate_batch_size = 8")
+    edit('[[callbacks]]\ntype = "tensorboard"', '[[callbacks]]\ntype = "evaluate"')
+    done = hookbrew(command, "toy.toml")
+    assert done.exit_code == 2
+    assert errors(done) == [
+        "error: toy.toml:17:1: data.pad: data.collate makes the batches, and pads them itself; leave one of them out",
+        "error: toy.toml:16:1: data.evaluate_batch_size: there is no data.evaluate",
+        "error: toy.toml:21:1: train.evaluate_every: there is no data.evaluate",
+        "error: toy.toml:43:1: callbacks[0]: there is no data.evaluate",
+    ]
+
+
+def test_evaluation_data_without_labels(hookbrew, edit):
+    edit("number = 9, seed = 1", "number = 9, labels = false")
+    done = hookbrew("check", "toy.toml")
+    assert done.exit_code == 2
+    assert errors(done) == [
+        "error: toy.toml:14:1: data.evaluate: callback 'evaluate' needs labels, and the batch has no key 'labels'; "
+        "one of: attention_mask, input_ids"
+    ]
+
+
+def test_evaluation_data_that_does_not_fit(toy, hookbrew, edit):
+    (toy / "toyland.py").write_text((toy / "toyland.py").read_text() + "\n\ndef other():\n    return [{'labels': 1}]\n")
+    edit('evaluate = { factory = "toyland:samples", number = 9, seed = 1 }', 'evaluate = { factory = "toyland:other" }')
+    done = hookbrew("run", "toy.toml")
+    assert done.exit_code == 2
+    assert errors(done) == [
+        "error: the student gets 'input_ids', which the first batch had and this one lacks",
+        "note: raised by the first batch of the evaluation data",
+    ]
+    assert not (toy / "runs").exists()
+
+
+def test_the_real_step_of_check_is_as_precise_as_the_run(toy, hookbrew, edit):
+    wary = (
+        "\n\nclass Wary(Net):\n"
+        "    def forward(self, input_ids, attention_mask=None):\n"
+        "        out = super().forward(input_ids, attention_mask)\n"
+        "        assert not self.training or out.dtype == torch.bfloat16\n"
+        "        return out\n"
+    )
+    (toy / "toyland.py").write_text((toy / "toyland.py").read_text() + wary)
+    edit('[student]\nfactory = "toyland:Net"', '[student]\nfactory = "toyland:Wary"')
+    done = hookbrew("check", "toy.toml", "-s", "train.precision=bf16")
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("where", ["", ".", "..", "../final", "/tmp/final"])
+@pytest.mark.parametrize(
+    ("type", "key"), [("weights", "folder"), ("checkpoint", "folder"), ("tensorboard", "folder"), ("metrics", "file")]
+)
+def test_callbacks_write_into_the_run_folder_only(hookbrew, edit, type, key, where):
+    edit('[[callbacks]]\ntype = "tensorboard"', f'[[callbacks]]\ntype = "{type}"\n{key} = "{where}"')
+    done = hookbrew("config", "show", "toy.toml")
+    assert done.exit_code == 2
+    assert errors(done) == [
+        f"error: toy.toml:43:1: callbacks[0].{key}: must be a relative path, to something in the run folder: {where!r}"
+    ]

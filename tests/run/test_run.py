@@ -1,13 +1,18 @@
 """A whole run by its command, and what it leaves on disk."""
 
 import json
+import multiprocessing
 import os
 import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
+import attrs
 import pytest
 import torch
 from safetensors.torch import load_file, load_model
@@ -214,3 +219,114 @@ def test_ctrl_c_ends_a_run_cleanly(toy):
     status = json.loads((toy / "runs/toy/status.json").read_text())
     assert status["status"] == "stopped"
     assert "final" not in [name.split("/")[0] for name in files(toy / "runs/toy")]
+
+
+def test_overwriting_from_the_file_that_goes_away(toy, hookbrew):
+    hookbrew("run", "toy.toml", "-s", "train.epochs=1")
+    resolved = (toy / "runs/toy/resolved.toml").read_text()
+    done = hookbrew("run", "runs/toy/resolved.toml", "--overwrite")
+    assert done.exit_code == 0, done.output
+    assert (toy / "runs/toy/config.toml").read_text() == resolved
+    assert (toy / "runs/toy/final/student.safetensors").is_file()
+
+
+def test_quiet_shows_no_progress_that_was_named_either(toy, hookbrew, edit):
+    edit('type = "tensorboard"', 'type = "progress"')
+    assert hookbrew("run", "toy.toml", "--quiet").stderr == ""
+
+
+def limited(*sets):
+    """A run in which no file may grow over 6000 bytes: the nearest thing to a full disk."""
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (6000, 6000))
+    command = [sys.executable, "-m", "hookbrew", "run", "toy.toml", "-s", "callbacks=[]", *sets]
+    return subprocess.run(command, preexec_fn=limit, capture_output=True, text=True)
+
+
+def test_weights_that_do_not_fit_on_the_disk(toy):
+    done = limited("-s", "student.width=64", "-s", "train.epochs=1")
+    assert done.returncode == 2, done.stderr
+    error, note = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "note: "))]
+    assert error.startswith(f"error: the student cannot be written to {toy}/runs/toy/final: ")
+    assert "File too large" in error
+    assert note == "note: raised by callback 'weights' in event run_end, step 6"
+    assert "Traceback" not in done.stderr
+    assert json.loads((toy / "runs/toy/status.json").read_text())["status"] == "failed"
+    assert [name for name in files(toy / "runs/toy") if "final" in name] == []
+
+
+def test_metrics_that_do_not_fit_on_the_disk(toy):
+    done = limited("-s", "train.epochs=9", "-s", "train.log_every=1")
+    assert done.returncode == 2, done.stderr
+    assert f"error: {toy}/runs/toy/metrics.jsonl cannot be written: File too large\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((toy / "runs/toy/status.json").read_text())["status"] == "failed"
+
+
+def test_a_status_that_cannot_be_written_hides_nothing(tmp_path):
+    from hookbrew.run import recorded
+
+    @attrs.define
+    class Gone:
+        total_steps: int = 3
+        step: int = 2
+
+    def fail():
+        shutil.rmtree(tmp_path / "run")
+        raise LookupError("mine")
+
+    (tmp_path / "run").mkdir()
+    with pytest.raises(LookupError, match="mine") as caught, recorded(Gone(), tmp_path / "run"):
+        fail()
+    assert caught.value.__notes__ == [f"{tmp_path}/run/status.json cannot be written: No such file or directory"]
+
+
+def test_a_folder_has_its_status_before_anything_else(toy, hookbrew, monkeypatch):
+    """Stopped at the first file, it can be replaced: it says that it is a run."""
+
+    def stop(path, text):
+        if path.name != "status.json":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    from hookbrew import folder
+
+    write = folder.write
+    with monkeypatch.context() as patched:
+        patched.setattr(folder, "write", stop)
+        assert hookbrew("run", "toy.toml").exit_code == 130
+    assert files(toy / "runs/toy") == ["status.json"]
+    assert json.loads((toy / "runs/toy/status.json").read_text())["status"] == "stopped"
+    assert hookbrew("run", "toy.toml", "--overwrite", "-s", "train.epochs=1").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("toy.toml/run", "{toy}/toy.toml is not a folder that can be written to"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_an_output_that_cannot_be_made(toy, hookbrew, output, reason):
+    done = hookbrew("check", "toy.toml", "-s", f"output={output}")
+    assert done.exit_code == 2, done.output
+    assert done.stderr == f"error: output {toy}/{output} cannot be made: {reason.format(toy=toy)}\n"
+
+
+def test_a_linked_folder_is_not_replaced(toy, hookbrew):
+    hookbrew("run", "toy.toml", "-s", "train.epochs=1", "-s", "output=real")
+    (toy / "link").symlink_to(toy / "real")
+    before = snapshot(toy / "real")
+    done = hookbrew("run", "toy.toml", "--overwrite", "-s", "output=link")
+    assert done.exit_code == 2, done.output
+    last = done.stderr.splitlines()[-1]
+    assert last == f"error: output {toy}/link cannot be made: Cannot call rmtree on a symbolic link"
+    assert snapshot(toy / "real") == before
+
+
+@pytest.mark.usefixtures("toy")
+def test_no_process_is_left(pack):
+    from hookbrew.run import run
+
+    state = run("toy.toml", ["data.workers=1", "train.epochs=1", "callbacks=[]"], catalogue=pack, quiet=True)
+    assert state.step == 6
+    assert multiprocessing.active_children() == []

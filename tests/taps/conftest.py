@@ -24,7 +24,9 @@ def albert(t):
 
 
 def gpt2(t):
-    return t.GPT2LMHeadModel(t.GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=4, n_head=2, bos_token_id=0, eos_token_id=0))
+    return t.GPT2LMHeadModel(
+        t.GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=4, n_head=2, bos_token_id=0, eos_token_id=0)
+    )
 
 
 def llama(t):

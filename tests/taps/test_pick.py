@@ -98,7 +98,11 @@ def test_inputs():
         ((A, B), ":out.x", "output is a tuple of 2; '.x' needs keys"),
         ((A, B), ":out[2]", "output has 2 element(s); '[2]' is out of range"),
         ({"states": (A, B)}, ":out.states", "output.states is a tuple of 2, not a tensor"),
-        (OrderedDict(loss=LOSS, logits=A), ":out[1]", "output is an OrderedDict with loss, logits; '[1]' needs a tuple"),
+        (
+            OrderedDict(loss=LOSS, logits=A),
+            ":out[1]",
+            "output is an OrderedDict with loss, logits; '[1]' needs a tuple",
+        ),
         (A, ":in", "input is None, not a tensor"),
         (A, ":args[0]", "args has 0 element(s); '[0]' is out of range"),
         (A, ":kwargs.x", "kwargs is a dict; '.x' needs keys"),

@@ -49,6 +49,7 @@ def mistake(model, text):
         ("{l?yer,f*rst}[0]", ["layer.0", "first.0"]),
         ("layer[0].**", ["layer.0.0", "layer.0.1"]),
         ("**.**.output", ["heads.output"]),
+        ("**.0", ["layer.0", *(f"layer.{i}.0" for i in range(6)), "first.0"]),
     ],
 )
 def test_matches_in_the_models_order(stack, text, expected):
@@ -134,7 +135,7 @@ def test_every_alternative_of_a_brace_has_to_match(transformer):
 
 def test_one_dead_selector_among_live_ones(stack):
     model, _ = stack
-    with pytest.raises(SelectorError, match="^selector 'layr' matches no module of Stack"):
+    with pytest.raises(SelectorError, match=r"^selector 'layr' matches no module of Stack"):
         Taps(model, {"a": "layer[0]", "b": "layr", "c": "first"})
 
 

@@ -14,8 +14,12 @@ numbers = st.integers(-99, 99)
 steps = st.none() | numbers.filter(bool)
 ranges = st.builds(Range, st.none() | numbers, st.none() | numbers, steps)
 lists = st.lists(numbers, min_size=2, max_size=4).map(tuple)
-words = st.text(st.characters(blacklist_characters=".[]{}*?#:,", blacklist_categories=("Z", "C")), min_size=1, max_size=5)
-pieces = st.one_of(words, st.sampled_from("*?"), st.lists(words, min_size=1, max_size=3).map(lambda w: f"{{{','.join(w)}}}"))
+words = st.text(
+    st.characters(blacklist_characters=".[]{}*?#:,", blacklist_categories=("Z", "C")), min_size=1, max_size=5
+)
+pieces = st.one_of(
+    words, st.sampled_from("*?"), st.lists(words, min_size=1, max_size=3).map(lambda w: f"{{{','.join(w)}}}")
+)
 globs = st.just("**") | st.lists(pieces, min_size=1, max_size=3).map("".join).filter(lambda glob: "**" not in glob)
 segments = st.builds(Segment, globs, st.lists(numbers | ranges | lists, max_size=2).map(tuple))
 selectors = st.builds(

@@ -247,7 +247,11 @@ def test_another_thread_may_not_run(stack):
 
 def test_forwards_of_another_thread_are_not_recorded(stack):
     model, x = stack
-    model.heads["self"].register_forward_pre_hook(lambda *_: in_thread(lambda: model.layer[0](x)) and None)
+
+    def elsewhere(*_):
+        assert in_thread(lambda: model.layer[0](x)).shape == x.shape
+
+    model.heads["self"].register_forward_pre_hook(elsewhere)
     with tap(model, a="layer[0]#*") as taps:
         taps.run(x)
     assert len(taps["a"]) == 1
@@ -304,13 +308,19 @@ def compiled():
 
 def test_taps_before_compile_make_one_graph(stack, compiled):
     model, x = stack
-    fast = compiled(model)
-    with Taps(fast, {"hidden": "layer[1:]", "arg": "logits:in", "logits": "logits"}) as taps:
+    texts = {"hidden": "layer[1:]", "arg": "logits:in", "logits": "logits"}
+    plain, fast = copy.deepcopy(model), compiled(model)
+    with Taps(fast, texts) as taps, Taps(plain, texts) as slow:
         for step in range(4):
             out = taps.run(x + step)
-            assert torch.equal(taps["logits"], out)
-            torch.testing.assert_close(taps["hidden"][-1], taps["arg"].new_tensor(model.layer[:](x + step).tolist()))
+            assert taps["logits"] is out
+            slow.run(x + step)
+            for name in texts:
+                torch.testing.assert_close(taps[name], slow[name])
+            (taps["hidden"][2].sum() + taps["logits"].sum()).backward()
+            (slow["hidden"][2].sum() + slow["logits"].sum()).backward()
     assert len(compiled.graphs) == 1
+    torch.testing.assert_close(model.layer[0][0].weight.grad, plain.layer[0][0].weight.grad)
 
 
 def test_taps_after_the_first_compiled_call_are_an_error(stack, compiled):

@@ -107,7 +107,9 @@ def test_a_shared_module_needs_a_call_index(transformer):
     model, batch = transformer("albert")
     layer = "albert.encoder.albert_layer_groups[0].albert_layers[0]"
     texts = {"none": layer, "all": f"{layer}#*", "0": f"{layer}#0", "-1": f"{layer}#-1", "1:3": f"{layer}#1:3"}
-    with Taps(model, {**texts, "4": f"{layer}#4", "-5": f"{layer}#-5", "9:": f"{layer}#9:", "in": f"{layer}#1:in"}) as taps:
+    with Taps(
+        model, {**texts, "4": f"{layer}#4", "-5": f"{layer}#-5", "9:": f"{layer}#9:", "in": f"{layer}#1:in"}
+    ) as taps:
         taps.run(**batch)
     every = taps["all"]
     assert len(every) == 4
