@@ -9,15 +9,12 @@ from typing import Any
 
 import attrs
 import torch
-from cattrs.errors import BaseValidationError
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from hookbrew import plugin
-from hookbrew.config import Component, Loss, Train, strict, structure_component, structure_loss
-from hookbrew.config.faults import Mismatch, faults
-from hookbrew.config.keys import dotted
-from hookbrew.errors import ConfigError, FolderError, Problem
+from hookbrew import folder, plugin
+from hookbrew.config import Component, Loss, Train, structure_component, structure_loss, structure_train
+from hookbrew.errors import ConfigError, Problem
 from hookbrew.loop import Batch, Dispatch, Feed, Given, Loop, State, chosen, mix, moved, rated
 from hookbrew.modes import evaluating, kept_random
 from hookbrew.objective import Names, Objective
@@ -127,16 +124,18 @@ class Distillation:
             rate=self._built(lr_schedule) if isinstance(lr_schedule, Request) else lr_schedule,
             evaluate=None if evaluate is None else Given(evaluate, self._fields),
             callbacks=[self._attached(item) for item in callbacks],
-            folder=None if output is None else free(Path(output)),
+            folder=None if output is None else Path(output),
         )
         require_evaluation(fitting)
+        if fitting.folder is not None:
+            folder.refuse(fitting.folder, overwrite=False)
         feed = Given(loader, self._fields)
         self.measure(feed, fitting.train)
         if fitting.evaluate is not None:
             self.rehearse(fitting.evaluate, fitting.train)
         loop = self.loop(feed, fitting)
         if fitting.folder is not None:
-            make(fitting.folder)
+            folder.create(fitting.folder, overwrite=False)
         return loop.run()
 
     def loop(self, feed: Feed, fitting: Fitting) -> Loop:
@@ -226,14 +225,6 @@ class Distillation:
         return type(item).__name__, item
 
 
-def structure_train(table: Mapping[str, Any]) -> Train:
-    """The keys of `[train]` that `fit` was given; raises ConfigError with all that is wrong."""
-    try:
-        return strict.converter().structure(table, Train)
-    except (Mismatch, BaseValidationError) as error:
-        raise ConfigError([Problem(dotted(keys), message, "fit") for keys, message in faults(error)]) from error
-
-
 def require_evaluation(fitting: Fitting) -> None:
     """Raise ConfigError for what is said about evaluating when there is nothing to evaluate on."""
     if fitting.evaluate is None:
@@ -252,20 +243,3 @@ def default(student: nn.Module) -> torch.optim.Optimizer:
     """AdamW with lr 5e-5; fused, so that on a GPU a step that is not finite is skipped without asking the device."""
     parameters = list(student.parameters())
     return torch.optim.AdamW(parameters, 5e-5, fused=parameters[0].device.type in ("cpu", "cuda"))
-
-
-def free(folder: Path) -> Path:
-    """The folder; raises FolderError if it exists, and touches nothing."""
-    if folder.exists():
-        raise FolderError(f"{folder} exists already; give another output")
-    return folder
-
-
-def make(folder: Path) -> None:
-    """A new folder; raises FolderError if it exists by now, or cannot be made."""
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise FolderError(f"{folder} exists already; give another output") from None
-    except OSError as error:
-        raise FolderError(f"{folder} cannot be made: {error.strerror}") from error

@@ -39,8 +39,10 @@ def refuse(folder: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FolderError(
-            f"output {folder} exists already; give another with -s output=..., or replace it with --overwrite"
+            f"output {folder} exists already; give another, as with -s output=..., or replace it with --overwrite"
         )
+    if folder.is_symlink():
+        raise FolderError(f"output {folder} is a link, which is not replaced; name the folder itself")
     if not (folder / STATUS).is_file():
         raise FolderError(f"output {folder} is not a folder of an earlier run (it has no {STATUS}); remove it yourself")
 
@@ -49,9 +51,12 @@ def create(folder: Path, *, overwrite: bool) -> None:
     """Make the run folder; an earlier run is removed only now, when all checks of the new one have passed."""
     refuse(folder, overwrite=overwrite)
     try:
+        old = folder.with_name(f".old-{folder.name}")
         if folder.exists():
-            shutil.rmtree(folder)
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)  # in one step: an interrupt leaves the whole run or none, never half of one
         folder.mkdir(parents=True)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise FolderError(f"output {folder} cannot be made: {error.strerror or error}") from error
 

@@ -73,7 +73,7 @@ def test_files_go_into_output(pair, batches, pack, tmp_path):
     (row,) = (tmp_path / "out/metrics.jsonl").read_text().splitlines()
     assert json.loads(row)["step"] == 1
     assert set(load_file(tmp_path / "out/final/student.safetensors")) == set(student.state_dict())
-    with pytest.raises(FolderError, match="out exists already; give another output"):
+    with pytest.raises(FolderError, match="out exists already; give another"):
         run.fit(batches([3, 2]), epochs=1, output=tmp_path / "out")
 
 
@@ -163,5 +163,5 @@ def test_a_fit_that_never_began_leaves_no_folder(pair, batches, pack, tmp_path):
 def test_a_folder_that_cannot_be_made(pair, batches, pack, tmp_path):
     (tmp_path / "file").write_text("")
     run = hb.Distillation(*pair, [hb.loss("kd_ce")], catalogue=pack)
-    with pytest.raises(FolderError, match=r"file/out cannot be made: Not a directory"):
+    with pytest.raises(FolderError, match=r"file/out cannot be made: .*file is not a folder that can be written to"):
         run.fit(batches([3, 2]), epochs=1, output=tmp_path / "file/out")

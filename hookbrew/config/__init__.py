@@ -15,7 +15,7 @@ from hookbrew.config.names import check_names
 from hookbrew.config.origins import origin_lines
 from hookbrew.config.read import read
 from hookbrew.config.schema import schema
-from hookbrew.config.structure import structure, structure_component, structure_loss
+from hookbrew.config.structure import structure, structure_component, structure_loss, structure_train
 from hookbrew.config.tree import Component, Data, Experiment, Factory, Loss, Optimizer, Train, Weight
 from hookbrew.config.write import write
 
@@ -36,5 +36,6 @@ __all__ = [
     "structure",
     "structure_component",
     "structure_loss",
+    "structure_train",
     "write",
 ]

@@ -124,6 +124,14 @@ def structure_component(kind: str, table: Mapping[str, Any], catalogue: Catalogu
     return Component(type=name, options=options)
 
 
+def structure_train(table: Mapping[str, Any]) -> Train:
+    """The keys of `[train]`, for the Python API; raises ConfigError with all that is wrong."""
+    try:
+        return strict.converter().structure(table, Train)
+    except (Mismatch, BaseValidationError) as error:
+        raise ConfigError([Problem(dotted(keys), message, "fit") for keys, message in faults(error)]) from error
+
+
 def called(kind: str, table: Mapping[str, Any], error: BaseException) -> ConfigError:
     """The faults of one component that Python code asked for."""
     name = table.get("type")
