@@ -1,0 +1,85 @@
+"""The examples are real: their data is what the packages hold, and their files pass `check`."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hookbrew.cli import main
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def trec():
+    """The module beside the configurations."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        import trec
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    return trec
+
+
+def texts(samples):
+    return {tuple(sample["input_ids"].tolist()) for sample in samples}
+
+
+def test_the_data(trec):
+    labelled, unlabelled, held_out = trec.labelled(), trec.unlabelled(), trec.held_out()
+    assert [len(samples) for samples in (labelled, unlabelled, held_out)] == [600, 4331, 1050]
+    assert texts(labelled) < texts(unlabelled)
+    assert all(set(sample) == {"input_ids", "attention_mask"} for sample in unlabelled)
+    assert {int(sample["labels"]) for sample in held_out} == set(range(6))
+
+
+def test_settings_were_chosen_without_the_held_out(trec):
+    """The development questions are spared from training on request, and the held-out ones are in neither."""
+    everything, spared = set(trec.training(spare=False)), set(trec.training(spare=True))
+    assert spared < everything
+    assert len(everything - spared) == len(trec.development()) == 1057
+    assert not texts(trec.unlabelled()) & texts(trec.held_out())
+
+
+def test_the_teacher_looks_once(trec):
+    seen = []
+
+    class Teacher(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            seen.append(len(input_ids))
+            logits = (input_ids * attention_mask).sum(1, keepdim=True).float()
+            return trec.SequenceClassifierOutput(logits=logits)
+
+    teacher = trec.Remembered(Teacher())
+    ids, mask = torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    first = teacher(ids, mask).logits
+    wider = torch.nn.functional.pad
+    again = teacher(wider(ids, (0, 2)), wider(mask, (0, 2))).logits
+    assert torch.equal(first, again)
+    assert seen == [2]
+
+
+@pytest.mark.parametrize("name", ["teacher", "alone", "quickstart"])
+def test_the_files_pass_check(trec, tmp_path, name):
+    sets = ["-s", f"output={tmp_path / 'out'}"]
+    if name == "quickstart":
+        trec.minilm().save_pretrained(tmp_path / "teacher")
+        sets += ["-s", f"teacher.folder={tmp_path / 'teacher'}"]
+    done = CliRunner().invoke(main, ["check", str(EXAMPLES / f"{name}.toml"), *sets], prog_name="hookbrew")
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_quickstart(tmp_path):
+    import subprocess
+
+    command = [sys.executable, str(EXAMPLES / "quickstart.py"), "--output", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    scores = [float(row[2]) for row in rows]
+    teacher, alone, distilled = scores
+    assert teacher > distilled > alone + 0.08
