@@ -155,7 +155,6 @@ class Distillation:
             evaluate=fitting.evaluate,
             augment=self.augmented,
             dispatch=Dispatch(fitting.callbacks),
-            seed=self._seed,
             folder=fitting.folder,
         )
 

@@ -15,6 +15,7 @@ import torch
 from hookbrew import words
 from hookbrew.config import Factory, Optimizer
 from hookbrew.errors import ConfigError, FactoryError, HookbrewError, Problem
+from hookbrew.plugin.blame import outside
 
 
 @contextmanager
@@ -41,7 +42,8 @@ def build(factory: Factory, path: str) -> Any:
         raise ConfigError([Problem(f"{path}.factory", str(error))]) from error
     except (OSError, ImportError) as error:
         reason = " ".join(str(error).split())
-        message = f"{factory.factory} failed: {type(error).__name__}: {reason}"
+        place = f" ({outside(error)})" if isinstance(error, ImportError) else ""
+        message = f"{factory.factory} failed: {type(error).__name__}: {reason}{place}"
         raise ConfigError([Problem(f"{path}.factory", message)]) from error
     except Exception as error:
         error.add_note(f"raised by {path}.factory = {factory.factory!r}")

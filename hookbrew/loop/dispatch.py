@@ -16,6 +16,7 @@ from hookbrew import words
 from hookbrew.errors import CallbackError
 from hookbrew.loop.events import EVENTS, Events
 from hookbrew.loop.state import State
+from hookbrew.plugin import blame
 
 log = logging.getLogger("hookbrew")
 STATEFUL = ("state_dict", "load_state_dict")
@@ -53,7 +54,7 @@ class Dispatch:
             try:
                 function(state=state)
             except BaseException as error:
-                error.add_note(f"raised by callback {name!r} in event {event}, step {state.step}")
+                blame(error, function, f"raised by callback {name!r} in event {event}, step {state.step}")
                 raise
 
     def finish(self, event: str, state: State) -> None:

@@ -42,7 +42,6 @@ class Loop:
     augment: Callable[[Batch, int, int], Batch]
     """(batch, step, position in the step) -> the augmented batch."""
     dispatch: Dispatch = attrs.field(factory=Dispatch)
-    seed: int = 0
     folder: Path | None = None
     state: State = attrs.field(init=False)
 

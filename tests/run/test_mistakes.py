@@ -259,3 +259,13 @@ def test_callbacks_write_into_the_run_folder_only(hookbrew, edit, type, key, whe
     assert errors(done) == [
         f"error: toy.toml:43:1: callbacks[0].{key}: must be a relative path, to something in the run folder: {where!r}"
     ]
+
+
+def test_what_a_users_module_lacks_is_named_with_its_line(toy, hookbrew):
+    (toy / "toyland.py").write_text("import torch\nimport not_installed_thing\n")
+    done = hookbrew("check", "toy.toml")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[0] == (
+        "error: toy.toml:13:11: data.train.factory: toyland:samples failed: "
+        "ModuleNotFoundError: No module named 'not_installed_thing' (toyland.py:2)"
+    )
