@@ -89,7 +89,8 @@ class Reader(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(pieces, width)
         nn.init.normal_(self.embed.weight, std=0.02)
-        self.convolutions = nn.ModuleList(nn.Conv1d(width, channels, size, padding=size - 1) for size in (2, 3, 4))
+        # padding=size: a window of nothing but padding is always there, so that a longer batch changes no maximum
+        self.convolutions = nn.ModuleList(nn.Conv1d(width, channels, size, padding=size) for size in (2, 3, 4))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(3 * channels, len(CLASSES))
 

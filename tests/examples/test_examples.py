@@ -61,6 +61,14 @@ def test_the_teacher_looks_once(trec):
     assert seen == [2]
 
 
+def test_padding_changes_nothing_for_the_student(trec):
+    student = trec.Reader().eval()
+    ids, mask = torch.tensor([[7, 8, 9]]), torch.tensor([[1, 1, 1]])
+    wider = torch.nn.functional.pad
+    longer = student(wider(ids, (0, 5)), wider(mask, (0, 5)))
+    assert torch.allclose(student(ids, mask), longer, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["teacher", "alone", "quickstart"])
 def test_the_files_pass_check(trec, tmp_path, name):
     sets = ["-s", f"output={tmp_path / 'out'}"]
