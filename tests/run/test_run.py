@@ -208,7 +208,14 @@ def test_a_folder_that_is_no_run_is_not_replaced(toy, hookbrew):
 
 def test_ctrl_c_ends_a_run_cleanly(toy):
     command = [sys.executable, "-m", "hookbrew", "run", "toy.toml", "-s", "train.epochs=100000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # a test run in the background inherits an ignored SIGINT; a terminal's command does not
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     metrics = toy / "runs/toy/metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
