@@ -88,13 +88,13 @@ class Terminal:
         """Draw the bar."""
         self._bar = Bar(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}", markup=False),
+            TextColumn("{task.fields[numbers]}", markup=False),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task("step", total=state.total_steps, losses="")
+        self._task = self._bar.add_task("step", total=state.total_steps, numbers="")
         self._bar.start()
 
     def step_end(self, state: State) -> None:
@@ -105,7 +105,8 @@ class Terminal:
     def log(self, state: State) -> None:
         """Change its text."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, losses=f"{losses(state.record)}  lr {state.record['lr']:.3g}")
+            # the sum only: parts by name would push the bar itself off a terminal of 80 columns
+            self._bar.update(self._task, numbers=f"loss {state.record['loss']:.4g}  lr {state.record['lr']:.3g}")
 
     def eval_end(self, state: State) -> None:
         """A line above the bar."""

@@ -66,7 +66,8 @@ def test_a_bar_on_a_terminal():
     code = """
         import torch, hookbrew as hb
         x = [{"input": torch.randn(4, 3), "labels": torch.arange(4) % 2}] * 5
-        run = hb.Distillation(None, torch.nn.Linear(3, 2), [hb.loss("ce")])
+        losses = [hb.loss("ce", name="a_loss_with_a_rather_long_name") for _ in range(3)]
+        run = hb.Distillation(None, torch.nn.Linear(3, 2), losses)
         run.fit(x, epochs=1, evaluate=x, callbacks=[hb.callback("evaluate"), hb.callback("progress")])
     """
     program = f"import pty, sys; sys.exit(pty.spawn([sys.executable, '-c', {textwrap.dedent(code)!r}]) != 0)"
