@@ -15,6 +15,7 @@ from hookbrew.modes import kept, kept_random
 from hookbrew.objective import Objective, reach
 from hookbrew.plugin import Catalogue
 from hookbrew.run import Prepared, experiment, looped, placed, prepare
+from hookbrew.taps import unwrap
 
 
 def check(path: str | Path, sets: Sequence[str] = (), *, catalogue: Catalogue, say: Callable[[str, str], None]) -> None:
@@ -49,11 +50,25 @@ def models(prepared: Prepared) -> str:
     """Both models with their sizes, and the keys of the batch that each gets."""
     objective = prepared.distillation.objective
     sides = [("student", objective.student), ("teacher", objective.teacher)]
-    return "\n".join(
+    lines = [
         f"{side} {type(model).__name__}, {size(model)}; gets {words.several(objective.received(side))}"
         for side, model in sides
         if model is not None
-    )
+    ]
+    if objective.stop is not None:
+        lines.append(f"teacher stops after {objective.stop}{depth(objective.teacher, objective.stop)}")
+    return "\n".join(lines)
+
+
+def depth(model: nn.Module | None, path: str) -> str:
+    """`, layer 6 of 12`: where a module lies in the stack around it; nothing if there is none."""
+    names = path.split(".")
+    for place, name in enumerate(names):
+        if model is not None and name.isdigit() and place:
+            total = len(list(unwrap(model).get_submodule(".".join(names[:place])).children()))
+            if total > 1:
+                return f", {names[place - 1]} {int(name) + 1} of {total}"
+    return ""
 
 
 def size(model: nn.Module) -> str:

@@ -177,7 +177,7 @@ class Distillation:
                 model.to(device)
         self.objective.extras.to(device)
         with kept_random(device), self.objective.attached():
-            self.objective.measure(moved(next(iter(feed.epoch(1))), device))
+            self.objective.measure(moved(next(iter(feed.epoch(1))), device), stop=train.stop_teacher)
 
     def rehearse(self, evaluate: Feed, train: Train) -> Batch:
         """Predict the first batch of the evaluation data, so that it does not fail after hours; returns the batch."""

@@ -6,7 +6,8 @@ HookbrewError                 anything a user can mend; the command line prints 
 ├── FactoryError              a `factory = "module:name"` that cannot be imported or called            exit 2
 ├── SelectorError             a selector that is malformed or names nothing in this model              exit 2
 │   ├── NotCalledError        the named module did not run in this forward pass
-│   └── AmbiguousCallError    the named module ran several times; a call index is missing
+│   ├── AmbiguousCallError    the named module ran several times; a call index is missing
+│   └── MutatedError          the model wrote into the tensor after a tap had seen it
 ├── ObjectiveError            shapes, masks or labels that do not fit a loss; a term without gradient  exit 2
 ├── DataError                 a batch that cannot be made, or lacks a key that somebody needs          exit 2
 ├── FolderError               a run folder that exists, or cannot be written                           exit 2
@@ -94,6 +95,10 @@ class NotCalledError(SelectorError):
 
 class AmbiguousCallError(SelectorError):
     """The named module ran several times; a call index is missing."""
+
+
+class MutatedError(SelectorError):
+    """The model wrote into the tensor after a tap had seen it."""
 
 
 class ObjectiveError(HookbrewError):

@@ -116,6 +116,8 @@ class Train:
     """`auto` is bf16 autocast on a GPU that has it, else fp32."""
     device: str = "auto"
     """`auto` takes CUDA, then MPS, then the CPU; or a device as torch writes it: `cuda:1`."""
+    stop_teacher: bool = True
+    """Where no loss reads the teacher's output, let it stop after the last layer that one reads."""
     threads: int | None = at_least(1, None)
     """CPU threads of torch during the run; small models are fastest on 1."""
     log_every: int = at_least(1, 10)

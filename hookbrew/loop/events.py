@@ -64,7 +64,9 @@ class Events:
 
     @event
     def forward_end(self, state: State) -> None:
-        """`state.student_out` and `state.teacher_out` hold what the models returned."""
+        """`state.student_out` and `state.teacher_out` hold what the models returned.
+
+        A teacher that stopped early returned None; `train.stop_teacher = false` lets it go on."""
 
     @event
     def loss_end(self, state: State) -> None:

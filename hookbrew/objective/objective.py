@@ -21,9 +21,10 @@ from hookbrew.modes import evaluating, kept
 from hookbrew.objective.align import count, valid
 from hookbrew.objective.inputs import Names, accepted, keyword_parameters
 from hookbrew.objective.measure import require_reach, termed
-from hookbrew.objective.source import Source, collected, sourced
+from hookbrew.objective.source import collected, sourced
 from hookbrew.objective.term import Term
-from hookbrew.taps import Taps
+from hookbrew.objective.view import View
+from hookbrew.taps import synced, tether
 
 
 class Objective:
@@ -50,35 +51,26 @@ class Objective:
         self._spare: dict[str, Set[str]] = {}
         """Parameters of the models that the first batch had nothing for."""
         self._shared = teacher is not None and not set(teacher.modules()).isdisjoint(student.modules())
-        problems = list[Problem]()
-        self._taps = {"student": tapped(student, "student", self.sources, problems)}
-        if teacher is not None:
-            self._taps["teacher"] = tapped(teacher, "teacher", self.sources, problems)
-        if problems:
-            raise ConfigError(problems)
+        self._synced = synced(student)
+        models = {"student": student, "teacher": teacher}
+        self._view = View({side: model for side, model in models.items() if model is not None}, self.sources)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hooks are on the models inside, and gone outside, whatever happens. The teacher is in
         evaluation mode, and every module's own mode comes back."""
         with ExitStack() as stack:
-            for taps in self._taps.values():
-                stack.enter_context(taps)
+            stack.enter_context(self._view.attached())
             stack.enter_context(kept(self.student, self.teacher))
-            stack.callback(self._forget)
+            stack.callback(setattr, self, "outputs", (None, None))
             if self.teacher is not None:
                 self.teacher.eval()
             yield
 
-    def _forget(self) -> None:
-        """Let go of the last batch: its tensors are as large as a step's."""
-        self.outputs = (None, None)
-        for taps in self._taps.values():
-            taps.clear()
-
-    def measure(self, batch: Mapping[str, Any]) -> None:
+    def measure(self, batch: Mapping[str, Any], *, stop: bool = True) -> None:
         """Pass one batch through both models, build what depends on sizes, and refuse what cannot work.
 
+        stop: let later forwards of the teacher end with the last tensor that a loss reads, if none reads its output.
         Weights, modes and random states stay as they are. Raises ConfigError, DataError.
         """
         for side, model in (("student", self.student), ("teacher", self.teacher)):
@@ -86,6 +78,8 @@ class Objective:
                 self._inputs[side] = accepted(model, batch, self.names.labels)
                 self._spare[side] = keyword_parameters(model).keys() - {*batch, self.names.labels}
         with evaluating(self.student, self.teacher):
+            self._view.settle(partial(self.inputs, batch=batch))
+            self._view.stop(allowed=stop)
             self.forward(batch)
         if not self.terms:
             self.terms = self._build(batch)
@@ -98,8 +92,8 @@ class Objective:
             with torch.no_grad(), kept(self.teacher if self._shared else None):
                 if self._shared:  # what the student trains is in training mode, for the teacher too
                     self.teacher.eval()
-                teacher_out = self._taps["teacher"].run(**self.inputs("teacher", batch))
-        self.outputs = (self._taps["student"].run(**self.inputs("student", batch)), teacher_out)
+                teacher_out = self._view.run("teacher", self.inputs("teacher", batch))
+        self.outputs = (self._view.run("student", self.inputs("student", batch)), teacher_out)
 
     def inputs(self, side: str, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The part of a batch that goes into the student or the teacher."""
@@ -116,7 +110,8 @@ class Objective:
 
     def sums(self, batch: Mapping[str, Any], counts: Tensor) -> Tensor:
         """The sum over valid positions of each term for the batch that `forward` saw, (terms,)."""
-        return torch.stack(self._means(batch)) * counts
+        sums = torch.stack(self._means(batch)) * counts
+        return tether(sums, self.outputs[0]) if self._synced else sums
 
     def means(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The mean of each term by name, unweighted, for the batch that `forward` saw."""
@@ -128,11 +123,12 @@ class Objective:
 
     def described(self, term: Term) -> str:
         """What a term compares: canonical paths of its tensors."""
-        sides = ["student", *(["teacher"] if term.source.compares else [])]
-        paths = {side: self._taps[side].paths[term.source.path] for side in sides}
-        return " ~ ".join(
-            f"{side} {(paths[side] * ((term.pair or 0) + 1))[term.pair or 0] or 'logits'}" for side in sides
-        )
+        return self._view.described(term.source, term.pair)
+
+    @property
+    def stop(self) -> str | None:
+        """The path of the module at which forwards of the teacher end; None if they go on to its output."""
+        return self._view.last
 
     def weights(self, progress: float) -> list[float]:
         """The weight of each term at this point of the training."""
@@ -140,9 +136,8 @@ class Objective:
 
     def predict(self, batch: Mapping[str, Any]) -> Tensor:
         """The student's logits for a batch; raises SelectorError when its output has none."""
-        self._taps["student"].run(**self.inputs("student", batch))
-        logits: Tensor = self._taps["student"]["logits"]
-        return logits
+        self._view.run("student", self.inputs("student", batch))
+        return self._view.logits()
 
     @property
     def labels(self) -> str:
@@ -154,8 +149,8 @@ class Objective:
 
     def _evaluated(self, term: Term, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """The student's tensor of a term, and the term's mean."""
-        student = term.pick(self._taps["student"][term.source.path])
-        teacher = term.pick(self._taps["teacher"][term.source.path]) if term.source.compares else None
+        student = term.pick(self._view.read("student", term.source.path))
+        teacher = term.pick(self._view.read("teacher", term.source.path)) if term.source.compares else None
         mask, labels = valid(term.source, term.scope, batch, self.names)
         return student, term.mean(student, teacher, mask, labels)
 
@@ -163,8 +158,8 @@ class Objective:
         terms, problems = list[Term](), list[Problem]()
         for source in self.sources:
             with collected(problems, source.path):
-                student = self._taps["student"][source.path]
-                teacher = self._taps["teacher"][source.path] if source.compares else None
+                student = self._view.read("student", source.path)
+                teacher = self._view.read("teacher", source.path) if source.compares else None
                 terms += termed(source, student, teacher, batch, self.names)
         if problems:
             raise ConfigError(problems)
@@ -173,15 +168,3 @@ class Objective:
                 if isinstance(module, nn.Module):
                     self.extras[f"{term.name}/{type(module).__name__}".replace(".", "_")] = module
         return tuple(terms)
-
-
-def tapped(model: nn.Module, side: str, sources: Sequence[Source], problems: list[Problem]) -> Taps:
-    """The taps of one model: a selector for each loss that reads it, by the path of its table, and `logits`."""
-    selectors = {"logits": "logits"}
-    for source in sources:
-        if side == "student" or source.compares:
-            selector = getattr(source.table, side) or "logits"
-            with collected(problems, f"{source.path}.{side}"):
-                Taps(model, {side: selector})
-                selectors[source.path] = selector
-    return Taps(model, selectors)

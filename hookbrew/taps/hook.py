@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import weakref
 from threading import get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from hookbrew.errors import SelectorError
-from hookbrew.taps.pick import PORTS, Port, pick
+from hookbrew.taps.attention import Dense, Soft
+from hookbrew.taps.multihead import Multihead
+from hookbrew.taps.pick import PORTS, pick
+from hookbrew.taps.selector import ALIAS, Range, chosen
 
 
 @attrs.frozen
@@ -21,14 +23,52 @@ class Point:
 
     path: str
     port: str
-    picks: tuple[str | int, ...]
+    picks: tuple[str | int, ...] = ()
+
+    @property
+    def late(self) -> bool:
+        """Whether it is read when the call is over."""
+        return self.port not in PORTS or not PORTS[self.port].before
 
     def __str__(self) -> str:
         return f"{self.path}:{self.port}"
 
 
-Seen = tuple[Tensor | str, int]
-"""A tensor, or the reason why there is none; and the tensor's version when it was seen (-1: not counted)."""
+@attrs.frozen
+class Read:
+    """One tensor, or several, of a forward: what one hook keeps, in one or some of the module's calls."""
+
+    point: Point
+    call: int | Range | None = None
+
+    def __str__(self) -> str:
+        call = "" if self.call is None else f"#{self.call}"
+        where, port = self.point.path + call, self.point.port + chosen(self.point.picks)
+        if port == "out" and where != ALIAS:
+            return where or ALIAS
+        return f"{where}:{port}"
+
+
+Record = Dense | Soft | Multihead
+"""The attention of one call, not computed yet."""
+
+
+class Seen(NamedTuple):
+    """What a hook saw in one call."""
+
+    value: Tensor | Record | str
+    """A string is the reason why there is none."""
+    versions: tuple[int, ...]
+    """How often each tensor had been written into; empty where that is not counted."""
+    graded: bool
+    """Whether gradients were on."""
+
+
+class StopForward(Exception):
+    """Raised by the last hook that anybody waits for, and swallowed by `run()`.
+
+    An Exception, since torch and context managers of models clean up after those.
+    """
 
 
 class Store:
@@ -39,20 +79,82 @@ class Store:
         self.active = False
         self.thread = 0
         self.calls: dict[Point, list[Seen]] | None = None
+        self.modes: list[Any] = []
+        """Function modes that hooks have entered and not left."""
+        self.need: dict[Point, int] | None = None
+        """How many calls of each point there are in a forward; set where it may stop after the last of them."""
+        self.left = 0
+        """How many of those have not been seen."""
+        self.last: Point | None = None
+        """The point that was seen last."""
+        self.graded = False
+        """Whether gradients were on when the forward began."""
+        self.memo: dict[tuple[Point, int, bool], Tensor] = {}
+        """What was read: by point, number of the call, and whether gradients were on at reading."""
 
-    def put(self, point: Point, port: Port, value: Any) -> None:
-        """Keep the tensor of one call; a mistake waits for the reader, since the model may catch exceptions."""
+    def ready(self) -> None:
+        """Raise SelectorError for a forward that would be mixed up with another."""
+        if get_ident() != self.thread:
+            raise SelectorError("these taps were installed by another thread; make one Taps object in each thread")
+        if self.active:
+            raise SelectorError("run() was called inside run(); make another Taps object for the inner forward")
+
+    def begin(self) -> None:
+        """Forget the last forward and record the next."""
+        self.forget()
+        self.calls, self.active = {}, True
+        self.graded = torch.is_grad_enabled()
+        self.left = sum(self.need.values()) if self.need else 0
+
+    def learn(self) -> None:
+        """Let the next forwards stop where the one that was just recorded had its last call."""
+        self.need = {point: len(calls) for point, calls in (self.calls or {}).items()}
+
+    def forget(self) -> None:
+        """Let go of what was seen."""
+        self.calls = None
+        self.memo.clear()
+
+    def end(self) -> None:
+        """Record no more, and leave what an exception has kept a hook from leaving."""
+        self.active = False
+        while self.modes:
+            self.modes.pop().__exit__(None, None, None)
+
+    def take(self, point: Point, value: Any) -> None:
+        """Keep what the point's port and picks lead to; a mistake waits for the reader, as models may catch it."""
         try:
-            tensor = pick(value, point.picks, port.noun)
+            found: Tensor | str = pick(value, point.picks, PORTS[point.port].noun)
         except SelectorError as error:
-            seen: Seen = str(error), -1
-        else:
-            tensor = tensor.clone() if self.clone else tensor
-            # Neither compiled code nor inference tensors count versions.
-            uncounted = torch.compiler.is_compiling() or tensor.is_inference()
-            seen = tensor, -1 if uncounted else tensor._version
-        if self.calls is not None:
-            self.calls.setdefault(point, []).append(seen)
+            found = str(error)
+        if self.clone and isinstance(found, Tensor):
+            found = found.clone()
+        self.put(point, found, (found,))
+
+    def put(self, point: Point, value: Tensor | Record | str, tensors: tuple[Any, ...]) -> None:
+        """Keep one call; StopForward if it is the last that is needed."""
+        if self.calls is None:
+            return
+        self.last = point
+        seen = self.calls.setdefault(point, [])
+        seen.append(Seen(value, versions(tensors), torch.is_grad_enabled()))
+        if self.need and len(seen) <= self.need.get(point, 0):
+            self.left -= 1
+            if self.left == 0:
+                raise StopForward
+
+    def mine(self) -> bool:
+        """Whether a forward of this thread is being recorded."""
+        if torch.compiler.is_exporting():
+            raise SelectorError("taps are on this model; leave their `with` block before you export it")
+        return self.active and (torch.compiler.is_compiling() or get_ident() == self.thread)
+
+
+def versions(tensors: tuple[Any, ...]) -> tuple[int, ...]:
+    """How often each was written into; -1 for what is no tensor, or does not count (compiled code, inference)."""
+    if torch.compiler.is_compiling():
+        return ()
+    return tuple(t._version if isinstance(t, Tensor) and not t.is_inference() else -1 for t in tensors)
 
 
 class Inert:
@@ -62,22 +164,16 @@ class Inert:
         """Do nothing."""
 
 
-class Hook:
-    """Puts what a module is given or gives into a store, during `run()` and in its thread only."""
+class Live:
+    """What hooks have in common: they belong to one module and one store, and no copy of the module has them."""
 
-    def __init__(self, module: nn.Module, point: Point, store: Store) -> None:
+    def __init__(self, module: nn.Module, store: Store) -> None:
         self.module = weakref.ref(module)
-        self.point = point
-        self.port = PORTS[point.port]
         self.store = store
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], last: Any) -> None:
-        # A shallow copy of a module shares its hooks, and other threads may run the same model.
-        if not self.store.active or self.module() is not module:
-            return
-        if not torch.compiler.is_compiling() and get_ident() != self.store.thread:
-            return
-        self.store.put(self.point, self.port, self.port.take(args, last))
+    def mine(self, module: nn.Module) -> bool:
+        """Whether to record: a shallow copy of a module shares its hooks, and other threads may run the model."""
+        return self.store.mine() and self.module() is module
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Inert:
         return Inert()
@@ -86,9 +182,15 @@ class Hook:
         return Inert, ()
 
 
-def install(module: nn.Module, point: Point, store: Store) -> RemovableHandle:
-    """Hook a module on the side that the point's port asks for."""
-    hook = Hook(module, point, store)
-    if hook.port.before:
-        return module.register_forward_pre_hook(hook, with_kwargs=True)
-    return module.register_forward_hook(hook)
+class Hook(Live):
+    """Puts what a module is given or gives into a store, during `run()` and in its thread only."""
+
+    def __init__(self, module: nn.Module, point: Point, store: Store) -> None:
+        super().__init__(module, store)
+        self.point = point
+        self.side = PORTS[point.port].take
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], *last: Any) -> None:
+        """last: the keyword arguments, and after the module its output."""
+        if self.mine(module):
+            self.store.take(self.point, self.side(args, last[-1]))

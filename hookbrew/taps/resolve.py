@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from hookbrew.errors import SelectorError
-from hookbrew.taps.pick import PORTS
-from hookbrew.taps.selector import Range, Segment, Selector
-from hookbrew.taps.walk import Found, Walk, numbered, place
+from hookbrew.taps.attention import ATTENTION
+from hookbrew.taps.selector import Range, Segment, Selector, chosen
+from hookbrew.taps.walk import Found, Walk, join, numbered, place
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -43,15 +43,13 @@ def resolve(model: nn.Module, selector: Selector) -> Found:
     Each alternative of a brace has to match something, so that no part of a selector is dead.
     SelectorError says where the path stopped and what is near; it refuses modules that are never called.
     """
-    if selector.port not in PORTS:
-        raise SelectorError(
-            f"selector '{selector}': port '{selector.port}' is not available yet; available: {', '.join(PORTS)}"
-        )
     found: Found = {}
     for path in itertools.product(*map(alternatives, selector.path)):
         found |= Walk(model, selector).down(path)
     for name, module in found.items():
         callable_or_fail(selector, name, module)
+        if selector.port in ATTENTION:
+            attention_or_fail(selector, name, module)
     ranks = {name: rank for rank, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     return dict(sorted(found.items(), key=lambda item: ranks[item[0]]))
 
@@ -76,3 +74,16 @@ def callable_or_fail(selector: Selector, name: str, module: nn.Module) -> None:
     if selector.path and numbered(module):
         path = (*selector.path[:-1], attrs.evolve(last := selector.path[-1], indices=(*last.indices, Range())))
     raise SelectorError(f"{what}, which is never called; write '{attrs.evolve(selector, path=path)}'")
+
+
+def attention_or_fail(selector: Selector, name: str, module: nn.Module) -> None:
+    """Refuse picks of an attention, and modules around torch's own, whose kernel is closed to those outside."""
+    if selector.picks:
+        picks = chosen(selector.picks)
+        raise SelectorError(f"selector '{selector}': ':{selector.port}' is one tensor; drop the '{picks}'")
+    inside = [path for path, inner in module.named_modules() if path and isinstance(inner, nn.MultiheadAttention)]
+    if inside:
+        raise SelectorError(
+            f"selector '{selector}': {place(name)} is a {type(module).__name__} around torch's MultiheadAttention;"
+            f" write '{join(name, inside[0])}:{selector.port}'"
+        )

@@ -8,7 +8,9 @@
     pick  := .key | [i]
 
 An empty path is the model itself: `:out.logits`. The alias `logits` is the model's output, `:out`; a child
-that is called `logits` is written `logits:out`. parse.py reads a text, resolve.py looks at a model.
+that is called `logits` is written `logits:out`. The aliases `hidden[i]` and `attention[i]` stand for what a
+probe of the model found (alias.py); after a path, for what it found there: `decoder.hidden[i]`. A model that
+has children of these names has them, and not the aliases. parse.py reads a text, resolve.py looks at a model.
 """
 
 from __future__ import annotations

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
-from hookbrew.errors import AmbiguousCallError, NotCalledError, SelectorError
-from hookbrew.taps.hook import Point, Seen, Store, install
+from hookbrew.errors import SelectorError
+from hookbrew.taps.alias import expanded, is_alias
+from hookbrew.taps.hook import Point, Read, StopForward, Store
+from hookbrew.taps.install import Installed
+from hookbrew.taps.layout import Layout, discover
 from hookbrew.taps.parse import parse
-from hookbrew.taps.pick import PORTS
+from hookbrew.taps.read import numbers, value
 from hookbrew.taps.resolve import resolve, unwrap
-from hookbrew.taps.selector import Range, Selector
+from hookbrew.taps.selector import Selector
+from hookbrew.taps.tether import synced
 from hookbrew.words import several
 
 
@@ -25,36 +29,83 @@ class Taps:
     `with` installs the hooks and removes them; `run()` is a forward that is recorded, any other is not.
     `taps[name]` is a tensor, or a list if the selector is spelled with `* ? { ,` or a slice: by module in the
     model's order, then by call. Values keep the graph, and live until the next `run()` or as long as the taps.
-    With `clone=True` the hooks copy what they see, for models that change it in place afterwards.
+
+    clone: the hooks copy what they see, for models that change it in place afterwards.
+    stop: after a first whole forward, end each forward with the last tensor that the taps read.
+    layout: what `discover` found, for the aliases hidden[i] and attention[i]; without it the first `run()`
+    makes one forward more, without gradients and in evaluation mode, to find out.
     """
 
-    def __init__(self, model: nn.Module, selectors: Mapping[str, str], *, clone: bool = False) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        selectors: Mapping[str, str],
+        *,
+        clone: bool = False,
+        stop: bool = False,
+        layout: Layout | None = None,
+    ) -> None:
+        self._model, self._inner = model, unwrap(model)
         self._modules: dict[Point, nn.Module] = {}
-        self._taps: dict[str, tuple[Selector, list[Point]]] = {}
+        self._taps: dict[str, tuple[Selector, list[Read]]] = {}
+        self._pending: dict[str, Selector] = {}
         self._store = Store(clone=clone)
-        self._hooks: ExitStack | None = None
-        inner = unwrap(model)
+        self._hooks: Installed | None = None
         for name, text in selectors.items():
             selector = parse(text)
-            found = {Point(path, selector.port, selector.picks): m for path, m in resolve(inner, selector).items()}
-            self._modules |= found
-            self._taps[name] = selector, list(found)
+            if is_alias(self._inner, selector):
+                self._pending[name] = selector
+            else:
+                found = resolve(self._inner, selector)
+                reads = [Read(Point(path, selector.port, selector.picks), selector.call) for path in found]
+                self._add(name, selector, reads)
+        if layout is not None:
+            for name in self.pending:
+                self.settle(name, layout)
+        if stop and self.whole:
+            raise SelectorError(f"tap {self.whole!r} reads the model's own output, so no forward can stop before that")
+        self.stop = stop
 
     @property
     def paths(self) -> dict[str, list[str]]:
-        """The full path of each module that a tap reads, by the name of the tap; the model itself is ''."""
-        return {name: [point.path for point in points] for name, (_, points) in self._taps.items()}
+        """What each tap reads, as selectors without globs or aliases, by the name of the tap."""
+        return {name: [str(read) for read in reads] for name, (_, reads) in self._taps.items()}
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The taps whose selector is an alias, until it is known what it stands for."""
+        return tuple(self._pending)
+
+    @property
+    def whole(self) -> str | None:
+        """A tap that reads the model's own output, and so needs whole forwards; None if there is none."""
+        late = (n for n, (_, reads) in self._taps.items() if any(r.point.path == "" and r.point.late for r in reads))
+        return next(late, None)
+
+    @property
+    def last(self) -> str | None:
+        """With `stop`, the path of the module at which forwards end; None until one has been whole."""
+        return self._store.last.path if self._store.need and self._store.last else None
+
+    def settle(self, name: str, layout: Layout) -> None:
+        """Resolve the alias of a tap; SelectorError says what it does not have."""
+        selector = self._pending[name]
+        self._add(name, selector, expanded(selector, layout))
+        del self._pending[name]
+        if self._hooks is not None:
+            self._hooks.close()
+            self._hooks = Installed(self._modules, self._store)
+
+    def _add(self, name: str, selector: Selector, reads: list[Read]) -> None:
+        for read in reads:
+            self._modules[read.point] = self._inner.get_submodule(read.point.path)
+        self._taps[name] = selector, reads
 
     def __enter__(self) -> Self:
         if self._hooks is not None:
             raise SelectorError("these taps are installed already; make another Taps object")
-        with ExitStack() as stack:
-            for point, module in self._modules.items():
-                if point.path:
-                    stack.callback(install(module, point, self._store).remove)
-            self._store.thread = get_ident()
-            self._hooks = stack.pop_all()
+        self._hooks = Installed(self._modules, self._store)
+        self._store.thread = get_ident()
         return self
 
     def __exit__(
@@ -65,83 +116,77 @@ class Taps:
             hooks.close()
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Forget what was seen, run the model as it was given (wrapped or not), and return its output."""
-        if self._hooks is None:
-            raise SelectorError("these taps are not installed: call run() inside `with tap(...) as taps:`")
-        if get_ident() != self._store.thread:
-            raise SelectorError("these taps were installed by another thread; make one Taps object in each thread")
-        if self._store.active:
-            raise SelectorError("run() was called inside run(); make another Taps object for the inner forward")
-        self._store.calls, self._store.active = {}, True
+        """Forget what was seen, run the model as it was given (wrapped or not), and return its output.
+
+        None if the forward was stopped.
+        """
+        self._ready()
+        if self._pending:
+            layout = self.survey(*args, **kwargs)
+            for name in self.pending:
+                self.settle(name, layout)
+        assert self._hooks is not None
+        self._store.begin()
         try:
-            self._see(args, kwargs, before=True)
+            self._hooks.before(args, kwargs)
             output = self._model(*args, **kwargs)
-            self._see(args, output, before=False)
-            return output
+            self._hooks.after(args, kwargs, output)
+        except StopForward:
+            return None
         except BaseException:
-            self._store.calls = None
+            self._store.forget()
             raise
         finally:
-            self._store.active = False
+            self._store.end()
+        if self.stop and self._store.need is None:
+            self._store.learn()
+        return output
 
-    def _see(self, args: tuple[Any, ...], last: Any, *, before: bool) -> None:
-        """The model itself needs no hook, which torch.compile would leave outside of its graph."""
-        for point in self._modules:
-            if point.path == "" and PORTS[point.port].before == before:
-                self._store.put(point, PORTS[point.port], PORTS[point.port].take(args, last))
+    def _ready(self) -> None:
+        """Refuse a run that cannot be recorded, or would go wrong in silence."""
+        if self._hooks is None:
+            raise SelectorError("these taps are not installed: call run() inside `with tap(...) as taps:`")
+        self._store.ready()
+        if self.stop and torch.is_grad_enabled() and synced(self._model):
+            raise SelectorError(
+                "a model whose gradients are synchronised cannot stop early: ranks would wait for each other, or drift"
+                " apart; run it under torch.no_grad(), or without stop=True"
+            )
+
+    def survey(self, *args: Any, **kwargs: Any) -> Layout:
+        """What the model is made of, from one forward that changes nothing and is not recorded."""
+        with torch.compiler.set_stance("force_eager"):
+            return discover(self._inner, lambda: self._inner(*args, **kwargs))
 
     def clear(self) -> None:
         """Forget what was seen, before the next `run()` would."""
-        self._store.calls = None
+        self._store.forget()
 
     def __getitem__(self, name: str) -> Any:
         """A Tensor or a list of them. NotCalledError, AmbiguousCallError, or SelectorError says what is missing."""
-        if name not in self._taps:
-            raise SelectorError(f"no tap is named {name!r}; there are: {several(self._taps, most=20) or 'none'}")
-        if self._store.calls is None or self._store.active:
+        if name not in self._taps and name not in self._pending:
+            known = [*self._taps, *self._pending]
+            raise SelectorError(f"no tap is named {name!r}; there are: {several(known, most=20) or 'none'}")
+        calls = self._store.calls
+        if calls is None or self._store.active:
             raise SelectorError(f"tap {name!r} has nothing to read: no forward has gone through run()")
-        selector, points = self._taps[name]
-        read = [
-            checked(name, point, seen)
-            for point in points
-            for seen in called(point, self._modules[point], self._store.calls.get(point, []), selector.call)
+        selector, reads = self._taps[name]
+        found = [
+            self._value(name, read.point, number)
+            for read in reads
+            for number in numbers(read.point, self._model, len(calls.get(read.point, ())), read.call)
         ]
-        return read if selector.many else read[0]
+        return found if selector.many else found[0]
 
-
-def called(point: Point, module: nn.Module, calls: list[Seen], call: int | Range | None) -> list[Seen]:
-    """The calls that a selector means, out of those of one forward."""
-    if not calls:
-        raise NotCalledError(
-            f"{point}: module {type(module).__name__} was not called in this forward"
-            " (parents read its weights directly or skip it)"
-        )
-    count = len(calls)
-    if call is None and count > 1:
-        raise AmbiguousCallError(
-            f"{point} was called {count} times in one forward; add a call index: '#0', '#-1', '#::{count - 1}' or '#*'"
-        )
-    if isinstance(call, Range):
-        found = calls[call.slice()]
-    else:
-        number = call or 0
-        found = [calls[number]] if -count <= number < count else []
-    if not found:
-        raise SelectorError(f"{point}: call '#{call}' is out of range: it was called {count} time(s) in this forward")
-    return found
-
-
-def checked(name: str, point: Point, seen: Seen) -> Tensor:
-    """The tensor, if the pick found one and nothing has written into it since."""
-    tensor, version = seen
-    if isinstance(tensor, str):
-        raise SelectorError(f"{point}: {tensor}")
-    if version >= 0 and tensor._version != version:
-        raise SelectorError(
-            f"{point}: the tensor of tap {name!r} was changed in place after it was seen; tap the next module's input"
-            " (':in' of the one that runs after the change), or use Taps(..., clone=True)"
-        )
-    return tensor
+    def _value(self, name: str, point: Point, number: int) -> Tensor:
+        """One tensor; attention is computed when it is read first."""
+        store = self._store
+        assert store.calls is not None
+        key = point, number, torch.is_grad_enabled()
+        if key not in store.memo:
+            graded = store.graded and any(parameter.requires_grad for parameter in self._inner.parameters())
+            store.memo[key] = value(name, point, store.calls[point][number], graded=graded)
+        return store.memo[key]
 
 
 def tap(model: nn.Module, /, **selectors: str) -> Taps:

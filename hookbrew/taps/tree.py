@@ -1,20 +1,19 @@
 """The module tree of a model as a user has to know it: path, class, output shape, and the selector to paste.
 
-One forward without gradients, with a hook on every module, fills it. Repeated blocks are one line: `layer[0:12]`.
+One forward without gradients fills it (probe.py). Repeated blocks are one line: `layer[0:12]`.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import attrs
-import torch
 from torch import nn
 
-from hookbrew.taps.pick import shape
+from hookbrew.taps.layout import Layout, layout
+from hookbrew.taps.probe import Probe, probe
 from hookbrew.taps.resolve import unwrap
 from hookbrew.taps.selector import ALIAS, spell
 from hookbrew.taps.walk import children, join, numbered
@@ -40,14 +39,27 @@ class Node:
     """The outputs, one text for each different one: `(2, 16, 128)`, `BertOutput{logits: (2, 6)}`."""
     parameters: int
     """How many numbers each of the modules holds, shared ones counted once."""
+    ports: tuple[str, ...] = ()
+    """What can be tapped besides inputs and outputs: `attn` and others, where the module computes attention itself."""
     children: tuple[Node, ...] = ()
 
 
 @attrs.frozen
+class Logits:
+    """What the alias `logits` means: the model's output, and the tensor that is picked from it."""
+
+    selector: str
+    shape: tuple[int, ...]
+
+
+@attrs.frozen
 class Outline:
-    """The tree of one model."""
+    """The tree of one model, and what its aliases mean."""
 
     root: Node
+    layout: Layout
+    logits: Logits | None
+    """None if the model's output has no tensor that a tap without a pick could mean."""
 
     def nodes(self) -> Iterator[tuple[int, Node]]:
         """Every line with its depth, from the top."""
@@ -58,41 +70,28 @@ class Outline:
             pending += [(depth + 1, child) for child in reversed(node.children)]
 
 
-@attrs.define
-class Seen:
-    """What one module did in the forward."""
-
-    calls: int = 0
-    shapes: list[str] = attrs.field(factory=list)
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.calls += 1
-        if (text := shape(output)) not in self.shapes:
-            self.shapes.append(text)
-
-
 def outline(model: nn.Module, run: Callable[[], object]) -> Outline:
     """Call `run()`, which has to run `model` once, in eval mode and without gradients, and draw what happened.
 
-    The model is left as it was found: training flags, hooks and buffers that eval mode does not write.
+    The model and the random states are left as they were found, as `probe` says.
     """
     inner = unwrap(model)
-    seen = {module: Seen() for module in inner.modules()}
-    with ExitStack() as stack:
-        for module, what in seen.items():
-            stack.callback(module.register_forward_hook(what).remove)
-            stack.callback(setattr, module, "training", module.training)
-            module.training = False
-        stack.enter_context(torch.no_grad())
-        run()
-    return Outline(Draw(seen).root(inner))
+    seen = probe(inner, run)
+    return Outline(Draw(seen).root(inner), layout(inner, seen), logits(inner, seen))
+
+
+def logits(model: nn.Module, seen: Probe) -> Logits | None:
+    """The tensor that is picked from the model's own output."""
+    for call in seen.of(model):
+        return Logits(f":out{call.picked}", call.size) if call.size else None
+    return None
 
 
 @attrs.frozen
 class Draw:
     """From modules and what they did to nodes."""
 
-    seen: dict[nn.Module, Seen]
+    seen: Probe
     signatures: dict[nn.Module, Any] = attrs.field(factory=dict)
 
     def root(self, model: nn.Module) -> Node:
@@ -102,16 +101,16 @@ class Draw:
     def node(self, group: Sequence[tuple[str, nn.Module]], name: str, selector: str, path: str) -> Node:
         """The node of equal modules, which are drawn by the first."""
         module = group[0][1]
-        what = self.seen[module]
         return Node(
             name=name,
             selector=f"{selector}:out" if selector == ALIAS else selector,
             path=path,
             kind=type(module).__name__,
             count=len(group),
-            calls=what.calls,
-            shapes=tuple(what.shapes),
+            calls=len(self.seen.of(module)),
+            shapes=self.seen.shapes(module),
             parameters=sum(parameter.numel() for parameter in module.parameters()),
+            ports=self.seen.ports(module),
             children=tuple(self.below(module, "", selector if path else "", path)),
         )
 
@@ -139,10 +138,10 @@ class Draw:
     def signature(self, module: nn.Module) -> Any:
         """What two modules have in common if they may share a line: all below them, except the numbers."""
         if module not in self.signatures:
-            what = self.seen[module]
+            did = len(self.seen.of(module)), self.seen.shapes(module), self.seen.ports(module)
             below = tuple((name, self.signature(child)) for name, child in children(module))
             own = sum(parameter.numel() for parameter in module.parameters())
-            self.signatures[module] = (type(module), what.calls, tuple(what.shapes), own, below)
+            self.signatures[module] = (type(module), did, own, below)
         return self.signatures[module]
 
 

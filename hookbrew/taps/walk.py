@@ -134,14 +134,18 @@ def stop(here: Found, glob: str) -> str:
 def taken(text: str, path: str, module: nn.Module, index: Index) -> list[tuple[str, nn.Module]]:
     """The children of a container at an index; SelectorError if it is out of range or out of order."""
     inside = list(children(module))
-    size = len(inside)
-    has = f"{place(path)} has {size} children (0..{size - 1})"
+    has = f"{place(path)} has {len(inside)} children (0..{len(inside) - 1})"
+    return [inside[number] for number in positions(text, has, len(inside), index)]
+
+
+def positions(text: str, has: str, size: int, index: Index) -> list[int]:
+    """The positions that an index means among `size`, rising; SelectorError with what there is."""
     if isinstance(index, Range):
         if (index.step or 1) < 0:
             raise SelectorError(f"{text}: index [{index}] goes backwards, but matches come in the model's own order")
-        if not inside[index.slice()]:
+        if not (found := list(range(size))[index.slice()]):
             raise SelectorError(f"{text}: index [{index}] selects nothing: {has}")
-        return inside[index.slice()]
+        return found
     wanted = index if isinstance(index, tuple) else (index,)
     if outside := [number for number in wanted if not -size <= number < size]:
         raise SelectorError(f"{text}: index [{outside[0]}] out of range: {has}")
@@ -152,4 +156,4 @@ def taken(text: str, path: str, module: nn.Module, index: Index) -> list[tuple[s
             f"{text}: index [{spelled(index)}] is out of order, but matches come in the model's own order;"
             f" write [{write}]"
         )
-    return [inside[number] for number in order]
+    return order

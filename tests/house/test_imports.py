@@ -19,7 +19,7 @@ ORDER = [
     ("objective",),
     ("loop",),
     ("distillation",),
-    ("factory",),
+    ("factory", "hub"),
     ("run",),
     ("check", "outline"),
     ("testing",),

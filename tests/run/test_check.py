@@ -67,8 +67,39 @@ def test_taps_prints_the_tree(hookbrew):
         "embed Embedding 240 embed (4, 5, 12)",
         "layers[0:2] Linear 2 x 156 layers[0:2] (4, 5, 12)",
         "head Linear 39 head (4, 3)",
+        "",
+        "hidden[0:3] layers: 2 Linear, hidden[0] is the input of the first",
+        "logits :out (4, 3)",
     ]
-    assert json.loads(hookbrew("taps", "toy.toml", "--json").stdout)
+    assert json.loads(hookbrew("taps", "toy.toml", "--json").stdout)["tree"]["parameters"] == 331
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("arguments", [("toy.toml", "--map", "uniform"), ("toy.toml", "toy.toml")])
+def test_taps_prints_a_layer_map(hookbrew, arguments):
+    done = hookbrew("taps", *arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == (
+        "# uniform: the student's 2 Linear of width 8; the teacher's 2 Linear of width 12\n"
+        "[[losses]]\n"
+        'type = "hidden_mse"\n'
+        'student = "layers[0:2]"\n'
+        'teacher = "layers[0:2]"\n'
+        'projection = "linear"\n'
+    )
+    assert hookbrew("taps", *arguments, "-s", "student.width=12").stdout == (
+        done.stdout.replace("width 8", "width 12").replace('projection = "linear"\n', "")
+    )
+
+
+def test_a_layer_map_can_be_pasted(toy, hookbrew):
+    text = (toy / "toy.toml").read_text()
+    start, end = text.index('[[losses]]\ntype = "hidden_mse"'), text.index("[[callbacks]]")
+    pasted = hookbrew("taps", "toy.toml", "--map", "last").stdout
+    (toy / "pasted.toml").write_text(text[:start] + pasted + text[end:])
+    done = hookbrew("check", "pasted.toml")
+    assert done.exit_code == 0, done.output
+    assert "hidden_mse/1: student layers.1 ~ teacher layers.1" in done.stdout
 
 
 def test_taps_of_a_teacher_that_is_not_there(toy, hookbrew, edit):
@@ -76,6 +107,7 @@ def test_taps_of_a_teacher_that_is_not_there(toy, hookbrew, edit):
     done = hookbrew("taps", "toy.toml", "--model", "teacher")
     assert done.exit_code == 2
     assert "there is no [teacher] table in this file" in done.stderr
+    assert "there is no [teacher] table in this file" in hookbrew("taps", "toy.toml", "--map", "last").stderr
 
 
 @pytest.mark.usefixtures("untouched")

@@ -43,7 +43,46 @@ def t5(t):
     return t.T5ForConditionalGeneration(config)
 
 
-BUILDERS = {f.__name__: f for f in (bert, distilbert, albert, gpt2, llama, vit, t5)}
+def bart(t):
+    config = t.BartConfig(
+        vocab_size=64, d_model=16, encoder_layers=2, decoder_layers=3, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=32,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None,
+    )  # fmt: skip
+    return t.BartForConditionalGeneration(config)
+
+
+def qwen3(t):
+    config = t.Qwen3Config(**SIZES, num_key_value_heads=1, head_dim=8, max_position_embeddings=32)
+    return t.Qwen3ForCausalLM(config)
+
+
+def modernbert(t):
+    special = {f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")}
+    config = t.ModernBertConfig(**SIZES, **special, max_position_embeddings=32, num_labels=3)
+    return t.ModernBertForSequenceClassification(config)
+
+
+def roberta(t):
+    config = t.RobertaConfig(**SIZES, max_position_embeddings=34, num_labels=3, pad_token_id=0)
+    return t.RobertaForSequenceClassification(config)
+
+
+def mixtral(t):
+    sizes = {"num_key_value_heads": 1, "num_local_experts": 4, "num_experts_per_tok": 2}
+    return t.MixtralForCausalLM(t.MixtralConfig(**SIZES, **sizes, max_position_embeddings=32))
+
+
+def deberta(t):
+    relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4}
+    config = t.DebertaV2Config(**SIZES, **relative, max_position_embeddings=32, num_labels=3)
+    return t.DebertaV2ForSequenceClassification(config)
+
+
+BUILDERS = {
+    f.__name__: f
+    for f in (bert, distilbert, albert, gpt2, llama, vit, t5, bart, qwen3, modernbert, roberta, mixtral, deberta)
+}
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +96,7 @@ def transformer():
         ids = torch.randint(1, 64, (2, 7))
         if name == "vit":
             return model, {"pixel_values": torch.randn(2, 3, 8, 8)}
-        if name == "t5":
+        if name in ("t5", "bart"):
             return model, {"input_ids": ids, "decoder_input_ids": ids[:, :5]}
         return model, {"input_ids": ids}
 
@@ -127,3 +166,69 @@ def hooks():
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
     return count
+
+
+class Attention(nn.Module):
+    """The attention of timm: one projection to q, k and v; `fused` chooses between a kernel and a softmax."""
+
+    def __init__(self, width, heads, *, fused):
+        super().__init__()
+        self.heads, self.fused = heads, fused
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attn_drop = nn.Dropout(0.1)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.fused:
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=0.1 if self.training else 0.0)
+        else:
+            scores = q * (width // self.heads) ** -0.5 @ k.transpose(-2, -1)
+            mixed = self.attn_drop(scores.softmax(dim=-1)) @ v
+        return self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class Layer(nn.Module):
+    """The pre-norm block of timm."""
+
+    def __init__(self, width, heads, *, fused):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = Attention(width, heads, fused=fused)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Vit(nn.Module):
+    """A vision transformer with the names of timm."""
+
+    def __init__(self, *, fused, depth=3, width=8):
+        super().__init__()
+        self.patch_embed = nn.Conv2d(3, width, 4, 4)
+        self.blocks = nn.Sequential(*(Layer(width, 2, fused=fused) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(self.blocks(self.patch_embed(x).flatten(2).mT)).mean(1))
+
+
+@pytest.fixture
+def timm_vit():
+    """timm_vit(fused=True): a model like those of timm, and images (B, 3, 8, 8)."""
+
+    def build(*, fused, **sizes):
+        return Vit(fused=fused, **sizes).eval(), torch.randn(2, 3, 8, 8)
+
+    return build
+
+
+@pytest.fixture
+def torch_encoder():
+    """torch's own encoder of three layers, and inputs (B, L, D)."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    return nn.TransformerEncoder(layer, 3).eval(), torch.randn(2, 5, 8)

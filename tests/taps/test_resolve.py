@@ -181,14 +181,6 @@ def test_a_container_that_is_the_model_or_has_no_children():
     assert mistake(model, "1") == "selector '1': '1' is a ParameterList, which is never called"
 
 
-@pytest.mark.parametrize("port", ["attn", "scores", "q", "k", "v"])
-def test_ports_that_are_not_available(stack, port):
-    model, _ = stack
-    assert mistake(model, f"layer[0]:{port}") == (
-        f"selector 'layer[0]:{port}': port '{port}' is not available yet; available: out, in, args, kwargs"
-    )
-
-
 def test_names_that_a_selector_cannot_write():
     model = nn.ModuleDict({"a:b [0]": nn.Linear(2, 2)})
     assert paths(model, "a?b??0?") == ["a:b [0]"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from hookbrew.errors import NotCalledError, SelectorError
+from hookbrew.errors import SelectorError
 from hookbrew.taps import Taps, tap
 
 
@@ -287,47 +287,3 @@ def test_run_inside_run(stack):
         handle.remove()
         handle = model.logits.register_forward_pre_hook(lambda *_: taps["a"])
         says("tap 'a' has nothing to read: no forward has gone through run()", lambda: taps.run(x))
-
-
-@pytest.fixture
-def compiled():
-    """compiled(model): compiled by a backend that counts graphs; its `graphs` grows."""
-    graphs = []
-
-    def backend(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    def make(model):
-        torch._dynamo.reset()
-        return torch.compile(model, backend=backend, fullgraph=True)
-
-    make.graphs = graphs
-    return make
-
-
-def test_taps_before_compile_make_one_graph(stack, compiled):
-    model, x = stack
-    texts = {"hidden": "layer[1:]", "arg": "logits:in", "logits": "logits"}
-    plain, fast = copy.deepcopy(model), compiled(model)
-    with Taps(fast, texts) as taps, Taps(plain, texts) as slow:
-        for step in range(4):
-            out = taps.run(x + step)
-            assert taps["logits"] is out
-            slow.run(x + step)
-            for name in texts:
-                torch.testing.assert_close(taps[name], slow[name])
-            (taps["hidden"][2].sum() + taps["logits"].sum()).backward()
-            (slow["hidden"][2].sum() + slow["logits"].sum()).backward()
-    assert len(compiled.graphs) == 1
-    torch.testing.assert_close(model.layer[0][0].weight.grad, plain.layer[0][0].weight.grad)
-
-
-def test_taps_after_the_first_compiled_call_are_an_error(stack, compiled):
-    model, x = stack
-    fast = compiled(model)
-    fast(x)
-    with Taps(fast, {"a": "layer[1]"}) as taps:
-        taps.run(x)
-        with pytest.raises(NotCalledError, match=r"^layer\.1:out: module Sequential was not called in this forward"):
-            taps["a"]

@@ -1,0 +1,199 @@
+"""The attention of one call, kept as references and computed when it is read.
+
+What a watch finds is a record of tensors that the model made anyway; nothing is computed inside the forward.
+That leaves the model's numbers alone, costs nothing that is not read, and survives gradient checkpointing,
+which counts the tensors of a forward. Letters: B batch, H heads, L queries, S keys, D features of a head.
+
+Scores are q k^T scaled, plus bias, -inf where a mask forbids; probabilities are their softmax over S
+(Vaswani et al. 2017, eq. 1), before dropout, in fp32 at least. A query that may see no key at all has
+probabilities 0 under scaled_dot_product_attention, as in torch; under an explicit softmax, whatever it gave.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hookbrew.errors import SelectorError
+
+ATTENTION: Final = ("attn", "scores", "q", "k", "v")
+"""The ports of a module that computes one attention."""
+
+GIVEN: Final = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+"""The positional parameters of F.scaled_dot_product_attention."""
+
+
+class Dense(NamedTuple):
+    """One scaled_dot_product_attention. What no port asks for is None."""
+
+    q: Tensor | None
+    """(B, H, L, D), or with fewer dimensions in front."""
+    k: Tensor | None
+    """(B, H or fewer, S, D): heads of queries may share a key."""
+    v: Tensor | None
+    mask: Tensor | None
+    """Bool, True where a key may be seen, or added to the scores; broadcast to (B, H, L, S)."""
+    causal: bool
+    """Whether query i sees keys up to i, counted from the first of each."""
+    scale: float | None
+    shared: int = 1
+    """How many heads of queries one key serves."""
+    packed: bool = False
+    """Whether those heads lie where queries do, (B, H / shared, shared, D), because there is one query only."""
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """What must not be written into before the record is read."""
+        return self.q, self.k, self.v, self.mask
+
+    def read(self, port: str) -> Tensor:
+        """attn and scores: (B, H, L, S); q, k, v: (B, H, L or S, D), shared keys and values repeated."""
+        if port in ("attn", "scores"):
+            assert self.q is not None
+            with torch.autocast(self.q.device.type, enabled=False):
+                return self.spread(self.probabilities() if port == "attn" else self.scores())
+        kept = {"q": self.q, "k": self.k, "v": self.v}[port]
+        assert kept is not None
+        if port == "q":
+            return self.spread(four(port, kept))
+        kept = four(port, kept)
+        return kept.repeat_interleave(self.shared, 1) if self.shared > 1 else kept
+
+    def spread(self, found: Tensor) -> Tensor:
+        """Heads where they belong, if they were packed."""
+        return found.flatten(1, 2).unsqueeze(2) if self.packed else found
+
+    def products(self) -> Tensor:
+        """q k^T scaled, (B, H, L, S), without any mask."""
+        assert self.q is not None
+        assert self.k is not None
+        q, k = wide(self.q), wide(self.k)
+        q = q * (1 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale)
+        if self.shared == 1 or self.packed:
+            return q @ k.mT
+        grouped = q.reshape(*q.shape[:-3], k.shape[-3], self.shared, *q.shape[-2:])
+        return (grouped @ k.unsqueeze(-3).mT).flatten(-4, -3)
+
+    def allowed(self, scores: Tensor) -> Tensor | None:
+        """The mask, the causal one written out."""
+        if self.causal:
+            return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        return self.mask
+
+    def scores(self) -> Tensor:
+        """Scores, -inf where the mask forbids."""
+        scores = self.products()
+        mask = self.allowed(scores)
+        if mask is None:
+            return scores
+        if mask.dtype == torch.bool:
+            return scores.masked_fill(~mask, -torch.inf)
+        return (scores + mask).masked_fill(forbidden(mask), -torch.inf)
+
+    def probabilities(self) -> Tensor:
+        """The softmax of the scores; 0 in rows without any key."""
+        scores = self.products()
+        mask = self.allowed(scores)
+        if mask is None:
+            return scores.softmax(-1)
+        shut = ~mask if mask.dtype == torch.bool else mask == -torch.inf
+        dead = shut.all(-1, keepdim=True)
+        # Found in the mask, which has no heads: scores are larger. On a CPU, asking costs less than filling.
+        asked = shut.device.type == "cpu"
+        if asked and not shut.any():
+            return (scores if mask.dtype == torch.bool else scores + mask).softmax(-1)
+        if asked and not dead.any():
+            return forbid(scores, mask, shut).softmax(-1)
+        # A row of -inf alone would have a softmax of nan, and so a gradient of nan even where it is replaced.
+        open_mask = mask | dead if mask.dtype == torch.bool else mask.masked_fill(dead, 0)
+        return forbid(scores, open_mask, shut & ~dead).softmax(-1).masked_fill(dead, 0)
+
+
+class Soft(NamedTuple):
+    """One explicit softmax over keys, with the products around it as far as they were asked for."""
+
+    scores: Tensor | None
+    """What went in, (B, H, L, S)."""
+    probabilities: Tensor | None
+    """What came out."""
+    q: Tensor | None
+    k: Tensor | None
+    """Transposed, (B, H, D, S), as it was multiplied."""
+    v: Tensor | None
+    sinks: int = 0
+    """How many columns at the end are no keys (learned sinks, as in gpt-oss)."""
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """What must not be written into before the record is read."""
+        return self.scores, self.probabilities, self.q, self.k, self.v
+
+    def read(self, port: str) -> Tensor:
+        """As the model computed them; SelectorError for q, k or v that did not go through a product in view."""
+        kept = {"attn": self.probabilities, "scores": self.scores, "q": self.q, "k": self.k, "v": self.v}[port]
+        if kept is None:
+            unseen = f"{port} goes through no product that can be seen"
+            raise SelectorError(f"{unseen}; load with attn_implementation='sdpa'")
+        if port in ("attn", "scores"):
+            kept = kept[..., : kept.shape[-1] - self.sinks]
+            return kept if port == "attn" else kept.masked_fill(forbidden(kept), -torch.inf)
+        return four(port, kept.mT if port == "k" else kept)
+
+
+def dense(args: tuple[Any, ...], kwargs: dict[str, Any], ports: frozenset[str]) -> Dense:
+    """What a call of F.scaled_dot_product_attention was given, as far as the ports need it."""
+    given = dict(zip(GIVEN, args, strict=False)) | kwargs
+    q, k = given["query"], given["key"]
+    whole = not ports.isdisjoint(("attn", "scores"))
+    return Dense(
+        q=q if whole or "q" in ports else None,
+        k=k if whole or "k" in ports else None,
+        v=given["value"] if "v" in ports else None,
+        mask=given.get("attn_mask") if whole else None,
+        causal=given.get("is_causal", False),
+        scale=given.get("scale"),
+        shared=q.shape[-3] // k.shape[-3] if given.get("enable_gqa", False) else 1,
+    )
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In fp32 where it was less."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def forbidden(added: Tensor) -> Tensor:
+    """Where scores, or a mask that is added to them, stand for minus infinity: some write the smallest number."""
+    return added <= torch.finfo(added.dtype).min / 2
+
+
+def forbid(scores: Tensor, mask: Tensor, shut: Tensor) -> Tensor:
+    """Scores under a mask that leaves something open in each row; shut is where a bool mask forbids."""
+    return scores.masked_fill(shut, -torch.inf) if mask.dtype == torch.bool else scores + mask
+
+
+def four(port: str, tensor: Tensor) -> Tensor:
+    """The tensor, if it is (B, H, L, D); SelectorError says what it is instead."""
+    if tensor.dim() != 4:
+        raise SelectorError(
+            f"{port} is {tuple(tensor.shape)} where the model multiplies it, not (batch, heads, tokens, features);"
+            " tap the output of its projection"
+        )
+    return tensor
+
+
+def densified(tensor: Tensor) -> Tensor:
+    """A nested tensor filled up with zeros to its longest row; any other as it is."""
+    return tensor.to_padded_tensor(0.0) if tensor.is_nested else tensor
+
+
+def padding(nested: Tensor) -> Tensor:
+    """The mask that a nested tensor (B, L, D) stands for, bool (B, L): True where there is a token."""
+    lengths = torch.tensor([len(row) for row in nested.unbind()], device=nested.device)
+    return torch.arange(int(lengths.max()), device=nested.device) < lengths[:, None]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, heads: int) -> Tensor:
+    """A projection cut into heads: (B, L, F) to (B, H, L, D)."""
+    return F.linear(x, weight, bias).reshape(*x.shape[:-1], heads, -1).transpose(1, 2)

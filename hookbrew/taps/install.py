@@ -1,0 +1,70 @@
+"""The hooks of one Taps object, on their modules and off again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from hookbrew.taps.attention import ATTENTION
+from hookbrew.taps.hook import Hook, Point, Store
+from hookbrew.taps.watch import Closed, Enter, Leave
+
+
+class Placed(NamedTuple):
+    """A hook and where it goes."""
+
+    path: str
+    module: nn.Module
+    before: bool
+    call: Callable[..., None]
+
+
+def placed(modules: dict[Point, nn.Module], store: Store) -> Iterator[Placed]:
+    """The hooks for all points; one pair serves all attention ports of a module."""
+    watched: dict[str, list[Point]] = {}
+    for point, module in modules.items():
+        if point.port in ATTENTION:
+            watched.setdefault(point.path, []).append(point)
+        else:
+            yield Placed(point.path, module, not point.late, Hook(module, point, store))
+    for path, group in watched.items():
+        module, points = modules[group[0]], tuple(group)
+        if isinstance(module, nn.MultiheadAttention):
+            yield Placed(path, module, False, Closed(module, points, store))
+        else:
+            yield Placed(path, module, True, Enter(module, points, store))
+            yield Placed(path, module, False, Leave(module, points, store))
+
+
+class Installed:
+    """Hooks that are on; `close()` takes all of them off, and so does an exception while they are put on.
+
+    Those of the model itself are called by hand: torch.compile would leave a hook of the whole model outside.
+    """
+
+    def __init__(self, modules: dict[Point, nn.Module], store: Store) -> None:
+        self.own: list[Placed] = []
+        with ExitStack() as stack:
+            for hook in placed(modules, store):
+                if hook.path == "":
+                    self.own.append(hook)
+                elif hook.before:
+                    stack.callback(hook.module.register_forward_pre_hook(hook.call, with_kwargs=True).remove)
+                else:
+                    stack.callback(hook.module.register_forward_hook(hook.call, with_kwargs=True).remove)
+            self.close = stack.pop_all().close
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Call the model's own hooks that run before it."""
+        for hook in self.own:
+            if hook.before:
+                hook.call(hook.module, args, kwargs)
+
+    def after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Call the model's own hooks that run after it."""
+        for hook in self.own:
+            if not hook.before:
+                hook.call(hook.module, args, kwargs, output)

@@ -1,0 +1,74 @@
+"""From what hooks saw to tensors: which call is meant, and whether the tensor is still what it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from hookbrew.errors import AmbiguousCallError, MutatedError, NotCalledError, SelectorError
+from hookbrew.taps.attention import densified
+from hookbrew.taps.hook import Point, Seen
+from hookbrew.taps.resolve import unwrap
+from hookbrew.taps.selector import Range
+
+
+def numbers(point: Point, model: nn.Module, count: int, call: int | Range | None) -> list[int]:
+    """The numbers of the calls that are meant, out of those of one forward of the model."""
+    if not count:
+        raise NotCalledError(uncalled(point, model))
+    if call is None and count > 1:
+        raise AmbiguousCallError(
+            f"{point} was called {count} times in one forward; add a call index: '#0', '#-1', '#::{count - 1}' or '#*'"
+        )
+    if isinstance(call, Range):
+        found = list(range(count))[call.slice()]
+    else:
+        number = call or 0
+        found = [number % count] if -count <= number < count else []
+    if not found:
+        raise SelectorError(f"{point}: call '#{call}' is out of range: it was called {count} time(s) in this forward")
+    return found
+
+
+def uncalled(point: Point, model: nn.Module) -> str:
+    """Why a hook has seen nothing."""
+    module = unwrap(model).get_submodule(point.path)
+    text = f"{point}: module {type(module).__name__} was not called in this forward"
+    if compiled(model):
+        return (
+            f"{text}, or the taps came too late: hooks that are installed after the first call of a compiled model"
+            " never run. Install the taps before that call, or call torch.compiler.reset()"
+        )
+    return f"{text} (parents read its weights directly or skip it)"
+
+
+def value(name: str, point: Point, seen: Seen, *, graded: bool) -> Tensor:
+    """The tensor, if there is one and nothing has happened to it; nested ones are filled up with zeros.
+
+    graded: whether it should have a gradient, as gradients were on and the model is trained.
+    """
+    if isinstance(seen.value, str):
+        raise SelectorError(f"{point}: {seen.value}")
+    tensors: tuple[Any, ...] = (seen.value,) if isinstance(seen.value, Tensor) else seen.value.tensors()
+    if any(old >= 0 and tensor._version != old for tensor, old in zip(tensors, seen.versions, strict=False)):
+        raise MutatedError(
+            f"{point}: the tensor of tap {name!r} was changed in place after it was seen; tap the next module's input"
+            " (':in' of the one that runs after the change), or use Taps(..., clone=True)"
+        )
+    if graded and not seen.graded:
+        raise SelectorError(
+            f"{point}: the model computed the tensor of tap {name!r} without a gradient, in a checkpoint or under"
+            " no_grad; use_reentrant=False keeps it in checkpoints, and under torch.no_grad() run() asks for none"
+        )
+    if isinstance(seen.value, Tensor):
+        return densified(seen.value)
+    try:
+        return seen.value.read(point.port)
+    except SelectorError as error:
+        raise SelectorError(f"{point}: {error}") from None
+
+
+def compiled(model: nn.Module) -> bool:
+    """Whether torch.compile runs the model, or a part of it."""
+    return any("_orig_mod" in module._modules or module._compiled_call_impl is not None for module in model.modules())
