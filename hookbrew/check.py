@@ -55,20 +55,21 @@ def models(prepared: Prepared) -> str:
         for side, model in sides
         if model is not None
     ]
-    if objective.stop is not None:
-        lines.append(f"teacher stops after {objective.stop}{depth(objective.teacher, objective.stop)}")
+    if objective.teacher is not None and objective.stop is not None:
+        lines.append(f"teacher stops {stop(unwrap(objective.teacher), objective.stop)}")
     return "\n".join(lines)
 
 
-def depth(model: nn.Module | None, path: str) -> str:
-    """`, layer 6 of 12`: where a module lies in the stack around it; nothing if there is none."""
+def stop(model: nn.Module, path: str) -> str:
+    """Where a teacher stops, in layers of the stack that the module lies in: `after layer 6 of 12 (...)`."""
     names = path.split(".")
     for place, name in enumerate(names):
-        if model is not None and name.isdigit() and place:
-            total = len(list(unwrap(model).get_submodule(".".join(names[:place])).children()))
+        if name.isdigit() and place:
+            total = len(model.get_submodule(".".join(names[:place]))._modules)
+            layer = f"layer {int(name) + 1} of {total}"
             if total > 1:
-                return f", {names[place - 1]} {int(name) + 1} of {total}"
-    return ""
+                return f"after {layer} ({path})" if place == len(names) - 1 else f"in {layer}, after {path}"
+    return f"after {path}"
 
 
 def size(model: nn.Module) -> str:

@@ -4,6 +4,9 @@ import json
 import re
 
 import pytest
+from torch import nn
+
+from hookbrew.check import stop
 
 
 @pytest.fixture
@@ -41,9 +44,19 @@ def test_check_names_what_no_loss_reaches(toy, hookbrew):
     (toy / "toy.toml").write_text(text[:first] + text[second:])
     done = hookbrew("check", "toy.toml")
     assert done.exit_code == 0, done.output
+    assert "teacher stops after layer 2 of 2 (layers.1)" in done.stdout
     assert done.stdout.splitlines()[-1].strip() == (
         "2 tensors of the student get no gradient from any loss: head.weight, head.bias"
     )
+
+
+def test_check_of_a_teacher_that_must_not_stop(toy, hookbrew):
+    text = (toy / "toy.toml").read_text()
+    first, second = (text.index(f'[[losses]]\ntype = "{name}"') for name in ("kd_ce", "hidden_mse"))
+    (toy / "toy.toml").write_text(text[:first] + text[second:])
+    done = hookbrew("check", "toy.toml", "-s", "train.stop_teacher=false")
+    assert done.exit_code == 0, done.output
+    assert "stops" not in done.stdout
 
 
 def test_check_tells_that_the_output_is_taken(toy, hookbrew):
@@ -142,3 +155,19 @@ def test_what_a_setting_replaced_is_said_once(toy, hookbrew, caplog, edit):
     done = hookbrew("check", "toy.toml", "-s", "optimizer.type=SGD", "-s", "optimizer.lr=0.1")
     assert done.exit_code == 0, done.output
     assert caplog.messages == ["note: optimizer: type AdamW -> SGD; dropped lr (toy.toml:24), betas (toy.toml:25)"]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("layer.5", "after layer 6 of 6 (layer.5)"),
+        ("layer.2.0", "in layer 3 of 6, after layer.2.0"),
+        ("heads.self", "after heads.self"),
+        ("0", "after 0"),
+    ],
+)
+def test_where_a_teacher_stops(path, said):
+    model = nn.Module()
+    model.layer = nn.ModuleList(nn.Sequential(nn.Linear(2, 2)) for _ in range(6))
+    model.heads = nn.ModuleDict({"self": nn.Linear(2, 2)})
+    assert stop(model, path) == said
