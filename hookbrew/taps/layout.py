@@ -94,6 +94,11 @@ def layout(model: nn.Module, seen: Probe) -> Layout:
     return Layout(type(inner).__name__, tuple(find.stack(*found) for found in find.stacks()))
 
 
+def began(call: Call) -> int:
+    """The place of a call among all of them."""
+    return call.began
+
+
 Rule = Callable[[nn.Module], list[Call]]
 """The blocks that a module is or contains, as calls; none if it is no stack."""
 
@@ -123,13 +128,13 @@ class Find:
     def once(self, module: nn.Module) -> list[Call]:
         """A container whose children run once each, in order."""
         calls = self.alike(module)
-        ordered = calls == sorted(calls, key=self.seen.calls.index)
+        ordered = calls == sorted(calls, key=began)
         return calls if len(calls) == len(module._modules) >= 2 and ordered else []
 
     def again(self, module: nn.Module) -> list[Call]:
         """A container whose children run more than once; the blocks are all their runs, in order."""
         several = len(module._modules) >= 2
-        return self.new(sorted(self.alike(module), key=self.seen.calls.index)) if several else []
+        return self.new(sorted(self.alike(module), key=began)) if several else []
 
     def repeated(self, module: nn.Module) -> list[Call]:
         """A module that runs more than once."""
@@ -157,7 +162,7 @@ class Find:
     def stacks(self) -> list[tuple[nn.Module, list[Call]]]:
         """Those with attention, or all if there is none; in the order in which they first run."""
         attentive = [stack for stack in self.found if any(map(self.seen.attentions, stack[1]))]
-        return sorted(attentive or self.found, key=lambda stack: self.seen.calls.index(stack[1][0]))
+        return sorted(attentive or self.found, key=lambda stack: stack[1][0].began)
 
     def stack(self, home: nn.Module, calls: list[Call]) -> Stack:
         """A stack as data."""

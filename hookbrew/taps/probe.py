@@ -40,6 +40,8 @@ class Call:
     """Which run of this module it is, from 0."""
     parent: Call | None
     """The run of the module that called it."""
+    began: int
+    """How many calls had begun before this one did."""
     left: int = -1
     """How many calls had ended before this one did; -1 if it never came to an end."""
     shape: str = ""
@@ -132,7 +134,7 @@ class Watch(TorchFunctionMode):
             return
         number = self.counts.get(module, 0)
         self.counts[module] = number + 1
-        call = Call(module, number, self.running[-1] if self.running else None)
+        call = Call(module, number, self.running[-1] if self.running else None, len(self.calls))
         self.calls.append(call)
         self.running.append(call)
 

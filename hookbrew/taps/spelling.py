@@ -37,7 +37,7 @@ def attention(stack: Stack) -> list[str]:
     if len(inside) == 1 and all(spot.call is None for spot in spots):
         every = f"{path(stack.path)}[*]" if stack.path else "*"
         return [f"{every}{path(inside.pop())}:attn"]
-    if stack.shared and [spot.call for spot in spots] == list(range(len(spots))):
+    if [(spot.path, spot.call) for spot in spots] == [(spots[0].path, call) for call in range(len(spots))]:
         return [f"{path(spots[0].path)}#*:attn"]
     return [f"{path(spot.path)}{'' if spot.call is None else f'#{spot.call}'}:attn" for spot in spots]
 

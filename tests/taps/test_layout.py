@@ -145,8 +145,8 @@ def test_one_layer(timm_vit):
     model, x = timm_vit(fused=False, depth=1)
     assert bare(found(model, x)) == [plain("blocks", "Layer", 1, "attn")]
     t = pytest.importorskip("transformers")
-    config = t.BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    layout = found(t.BertModel(config), torch.ones(1, 3, dtype=torch.long))
+    model = t.BertModel(t.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))
+    layout = found(model, torch.ones(1, 3, dtype=torch.long))
     assert bare(layout) == [plain("encoder.layer", "BertLayer", 1, "attention.self")]
 
 
@@ -203,11 +203,8 @@ def test_stages_in_a_container_are_blocks(family):
     }[family]
     model = getattr(t, f"{family}Model")(getattr(t, f"{family}Config")(**sizes))
     (stack,) = found(model, torch.randn(1, 3, 16, 16)).stacks
-    assert (stack.path, stack.kind, len(stack.blocks)) == (
-        "encoder.layers" if family == "Swin" else "encoder.stages",
-        f"{family}Stage",
-        2,
-    )
+    container = "encoder.layers" if family == "Swin" else "encoder.stages"
+    assert (stack.path, stack.kind, len(stack.blocks)) == (container, f"{family}Stage", 2)
     assert [len(block.attentions) for block in stack.blocks] == ([2, 2] if family == "Swin" else [0, 0])
 
 

@@ -63,6 +63,7 @@ def test_the_order_of_calls():
     ]
     assert [paths[around.module] for around in seen.calls[-1].upward()] == ["a", ""]
     assert [call.number for call in seen.of(model.a)] == [0, 1]
+    assert [call.began for call in seen.calls] == list(range(6))
     assert [call.left for call in sorted(seen.calls, key=lambda call: call.left)] == list(range(6))
 
 

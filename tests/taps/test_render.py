@@ -126,6 +126,12 @@ def test_attention_in_calls_of_several_blocks():
     ]
 
 
+def test_one_module_with_two_places_in_a_container():
+    layer = nn.TransformerEncoderLayer(4, 2, 4, batch_first=True)
+    model, x = nn.Sequential(nn.Sequential(layer, layer)), torch.zeros(1, 2, 4)
+    assert ending(model, x)[1] == "attention[0:2]  0.0.self_attn#*:attn"
+
+
 def test_children_with_the_names_of_aliases():
     """They go before the alias, which is then not there to be told of."""
     model = nn.Sequential(nn.TransformerEncoderLayer(4, 2, 4, batch_first=True))
