@@ -15,9 +15,9 @@ from hookbrew.words import several
 
 def render(outline: Outline) -> str:
     """The tree in aligned columns, one line a node, outputs last, because some are long; then the aliases."""
-    rows: list[tuple[str, ...]] = [("module", "class", "parameters", "selector", "port", "output")]
+    rows: list[tuple[str, ...]] = [("module", "class", "parameters", "selector", "ports", "output")]
     rows += [cells(depth, node) for depth, node in outline.nodes()]
-    if not any(port for *_, port, _ in rows[1:]):
+    if not any(ports for *_, ports, _ in rows[1:]):
         rows = [(*row[:4], row[5]) for row in rows]
     meanings = list(aliases(outline))
     return "\n".join([*aligned(rows), *([""] if meanings else []), *aligned(meanings)])
@@ -36,8 +36,7 @@ def cells(depth: int, node: Node) -> tuple[str, ...]:
     times = f" x{node.calls}" if node.calls > 1 else ""
     size = f"{node.parameters:,}" if node.parameters else ""
     each = f"{node.count} x {size}" if node.count > 1 and size else size
-    port = f":{node.ports[0]}" if node.ports else ""
-    return "  " * depth + node.name, node.kind, each, node.selector, port, output + times
+    return "  " * depth + node.name, node.kind, each, node.selector, " ".join(node.ports), output + times
 
 
 def aliases(outline: Outline) -> Iterator[tuple[str, str]]:

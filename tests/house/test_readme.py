@@ -35,7 +35,8 @@ def project(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("readme")
     size = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
-    BertForSequenceClassification(BertConfig(num_hidden_layers=6, **size)).save_pretrained(folder / "teacher")
+    for name, depth in [("teacher", 6), ("student", 3)]:
+        BertForSequenceClassification(BertConfig(num_hidden_layers=depth, **size)).save_pretrained(folder / name)
     (folder / "my_project").mkdir()
     (folder / "my_project/data.py").write_text(
         "import torch\n\n\n"
@@ -59,7 +60,7 @@ def test_the_commands_of_a_clone_are_environments_of_tox():
     assert (ROOT / ".ci/run").read_text().strip().endswith("tox run")
 
 
-@pytest.mark.parametrize("command", lines(blocks("console")[1]))
+@pytest.mark.parametrize("command", lines(blocks("console")[1]) + lines(blocks("console")[2]))
 def test_commands(project, monkeypatch, command):
     monkeypatch.chdir(project)
     program, *arguments = shlex.split(command)
@@ -101,21 +102,31 @@ def encoder(width, depth):
     return Encoder()
 
 
+def test_taps_alone():
+    space = {}
+    exec(blocks("python")[0], space)
+    model, x, taps = space["model"], space["x"], space["taps"]
+    assert torch.equal(space["output"], model(x))
+    assert [tuple(hidden.shape) for hidden in taps["hidden"]] == [(2, 5, 32)] * 6
+    assert taps["attention"].shape == (2, 4, 5, 5)
+    torch.testing.assert_close(taps["attention"].sum(-1), torch.ones(2, 4, 5))
+    assert taps["early"] is x
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 def test_python():
     teacher, student = encoder(8, 4), encoder(4, 2)
     batch = {"input_ids": torch.arange(6).reshape(2, 3)}
-    space = {"torch": torch, "model": teacher, "teacher": teacher, "student": student, "batch": batch}
+    space = {"torch": torch, "teacher": teacher, "student": student, "batch": batch}
     space["loader"] = [batch] * 4
-    exec(blocks("python")[0], space)
-    assert [tuple(hidden.shape) for hidden in space["taps"]["hidden"]] == [(2, 3, 8)] * 4
-    assert torch.equal(space["taps"]["last"], space["taps"]["hidden"][-1])
+    exec(blocks("python")[1], space)
     assert space["state"].step == 12
 
 
 def test_the_plugin(monkeypatch):
     entry, loss = types.ModuleType("hookbrew_gap"), types.ModuleType("hookbrew_gap.loss")
-    exec(blocks("python")[1], vars(entry))
-    exec(blocks("python")[2], vars(loss))
+    exec(blocks("python")[2], vars(entry))
+    exec(blocks("python")[3], vars(loss))
     monkeypatch.setitem(sys.modules, "hookbrew_gap", entry)
     monkeypatch.setitem(sys.modules, "hookbrew_gap.loss", loss)
     known = catalogue(discover=False, plugins=[entry])
