@@ -146,6 +146,28 @@ def test_queries_keys_and_values(transformer, name, implementation):
         torch.testing.assert_close((q @ k.mT / 8**0.5)[seen], taps["scores"][seen])
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_a_vision_transformer_as_in_timm(timm_vit, train):
+    """The fused kernel and the softmax give the same; with dropout, only what the model goes on with differs."""
+    fused, images = timm_vit(fused=True)
+    plain, _ = timm_vit(fused=False)
+    plain.load_state_dict(fused.state_dict())
+    texts = {"all": "attention[*]", "scores": "attention[*]:scores", "v": "blocks[0].attn:v", "hidden": "hidden[*]"}
+    with Taps(fused.train(train), texts) as taps, Taps(plain.train(train), texts) as other:
+        torch.manual_seed(2)
+        out = taps.run(images)
+        other.run(images)
+    torch.manual_seed(2)
+    assert torch.equal(fused(images), out)
+    assert len(taps["hidden"]) == 4
+    for name in texts:
+        # later blocks of the two have seen other dropout
+        pairs = zip(taps[name], other[name], strict=True) if not train else [(taps[name][0], other[name][0])]
+        for one, two in pairs:
+            torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+    torch.testing.assert_close(taps["all"][0].sum(-1), torch.ones(2, 2, 4))
+
+
 @torch.no_grad()
 def test_queries_are_seen_after_the_rotation(transformer):
     model, batch = transformer("llama")
