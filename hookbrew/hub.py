@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hookbrew import words
 from hookbrew.errors import HookbrewError
 
 T = TypeVar("T")
@@ -81,7 +82,16 @@ def configuration(transformers: Any, name: str) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise HookbrewError(f"transformers knows no model {name!r}: {line(error)}") from error
+        near = words.nearest(name, folders(os.path.dirname(name)))
+        meant = f"; did you mean the folder {near!r}?" if near else ""
+        raise HookbrewError(f"transformers knows no model {name!r}: {line(error)}{meant}") from error
+
+
+def folders(parent: str) -> list[str]:
+    """The folders in a folder that hold a model."""
+    names = os.listdir(parent or ".") if os.path.isdir(parent or ".") else []
+    found = [os.path.join(parent, name) for name in names]
+    return [name for name in found if os.path.isfile(os.path.join(name, "config.json"))]
 
 
 def line(error: Exception) -> str:

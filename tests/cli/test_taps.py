@@ -138,6 +138,8 @@ def test_names_that_lead_to_no_model(taps, tmp_path):
     assert mistake(taps("./small/none")) == "error: there is no file or folder './small/none'"
     assert mistake(taps("a/b/c")) == "error: there is no file or folder 'a/b/c'"
     assert mistake(taps("no-such-model")).startswith("error: transformers knows no model 'no-such-model': ")
+    assert mistake(taps("smal")).endswith("; did you mean the folder 'small'?")
+    assert "did you mean" not in mistake(taps("no-such-model"))
     (tmp_path / "empty/config.json").write_text("{}")
     assert mistake(taps("empty")).startswith("error: transformers knows no model 'empty': Unrecognized model in empty")
     (tmp_path / "empty/config.json").write_text("{")
