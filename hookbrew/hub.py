@@ -82,7 +82,7 @@ def configuration(transformers: Any, name: str) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        near = words.nearest(name, folders(os.path.dirname(name)))
+        near = words.nearest(name, set(folders(os.path.dirname(name))) - {name})
         meant = f"; did you mean the folder {near!r}?" if near else ""
         raise HookbrewError(f"transformers knows no model {name!r}: {line(error)}{meant}") from error
 
@@ -91,7 +91,7 @@ def folders(parent: str) -> list[str]:
     """The folders in a folder that hold a model."""
     names = os.listdir(parent or ".") if os.path.isdir(parent or ".") else []
     found = [os.path.join(parent, name) for name in names]
-    return [name for name in found if os.path.isfile(os.path.join(name, "config.json"))]
+    return [path for path in found if os.path.isfile(os.path.join(path, "config.json"))]
 
 
 def line(error: Exception) -> str:

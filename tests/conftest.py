@@ -1,4 +1,11 @@
-"""Tiny real models and data that all tests share."""
+"""Tiny real models and data that all tests share, and two ranks for what is distributed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +13,9 @@ from torch import nn
 
 import hookbrew_plugins
 from hookbrew.plugin import catalogue
+
+RANK = Path(__file__).with_name("rank.py")
+PATIENCE = 120
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +73,41 @@ def batches():
         return made
 
     return make
+
+
+def launch(script, folder):
+    """What each of two ranks found; an AssertionError with the log of the rank that failed first."""
+    logs = [folder / f"{rank}.log" for rank in range(2)]
+    processes = []
+    try:
+        for rank, log in enumerate(logs):
+            with log.open("wb") as file:
+                command = [sys.executable, str(RANK), str(script), str(rank), str(folder)]
+                environment = os.environ | {"OMP_NUM_THREADS": "1"}
+                processes.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment))
+        deadline = time.monotonic() + PATIENCE
+        while (codes := [process.poll() for process in processes]) != [0, 0]:
+            late = time.monotonic() > deadline
+            if late or any(codes):
+                failed = [rank for rank, code in enumerate(codes) if code or late]
+                told = "\n".join(f"rank {rank}:\n{logs[rank].read_text(errors='replace')[-3000:]}" for rank in failed)
+                raise AssertionError(f"ranks ended with {codes}\n{told}")
+            time.sleep(0.05)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+
+
+@pytest.fixture(scope="session")
+def launched(tmp_path_factory):
+    """launched(script)(case): the results of both ranks. Two processes run all cases of a script once."""
+    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
+        pytest.skip("torch without gloo")
+
+    def start(script):
+        results = launch(script, tmp_path_factory.mktemp(script.stem))
+        return lambda case: [result[case] for result in results]
+
+    return start

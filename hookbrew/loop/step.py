@@ -114,7 +114,8 @@ class Step:
     def update(self, state: State, loss: Tensor) -> None:
         """Clip all trained gradients together, then step, unless one of them is not finite."""
         trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        state.grad_norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        state.grad_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # over the ranks of FSDP2
         if self.clip is not None:
             nn.utils.clip_grads_with_norm_(trained, self.clip, state.grad_norm)
         self.dispatch.fire("grads_ready", state)

@@ -21,10 +21,11 @@ from hookbrew.modes import evaluating, kept
 from hookbrew.objective.align import count, valid
 from hookbrew.objective.inputs import Names, accepted, keyword_parameters
 from hookbrew.objective.measure import require_reach, termed
+from hookbrew.objective.ranks import join
 from hookbrew.objective.source import collected, sourced
 from hookbrew.objective.term import Term
 from hookbrew.objective.view import View
-from hookbrew.taps import synced, tether
+from hookbrew.taps import resharded, synced, tether
 
 
 class Objective:
@@ -42,6 +43,8 @@ class Objective:
         if not losses:
             raise ConfigError([Problem("losses", "there is none: nothing would be trained")])
         self.sources = sourced(losses, taught=teacher is not None)
+        if teacher is not None and not any(source.compares for source in self.sources):
+            raise ConfigError([Problem("teacher", "no loss compares with it, so nothing would be learned from it")])
         self.terms: tuple[Term, ...] = ()
         self.extras = nn.ModuleDict()
         """What is trained besides the student: projections and losses that learn."""
@@ -60,6 +63,9 @@ class Objective:
         """Hooks are on the models inside, and gone outside, whatever happens. The teacher is in
         evaluation mode, and every module's own mode comes back."""
         with ExitStack() as stack:
+            for model in (self.student, self.teacher, self.extras):
+                if model is not None:
+                    stack.callback(resharded, model)
             stack.enter_context(self._view.attached())
             stack.enter_context(kept(self.student, self.teacher))
             stack.callback(setattr, self, "outputs", (None, None))
@@ -82,7 +88,9 @@ class Objective:
             self._view.stop(allowed=stop)
             self.forward(batch)
         if not self.terms:
-            self.terms = self._build(batch)
+            terms = self._build(batch)
+            join(self.extras, self.student)
+            self.terms = terms
         require_reach(self.terms, partial(self._evaluated, batch=batch))
 
     def forward(self, batch: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hookbrew.errors import NonFiniteError
+from hookbrew.taps import gathered
 
 
 def reach(losses: Mapping[str, Tensor], student: nn.Module) -> tuple[dict[str, float], list[str]]:
@@ -16,9 +17,11 @@ def reach(losses: Mapping[str, Tensor], student: nn.Module) -> tuple[dict[str, f
 
     Raises NonFiniteError for a gradient that is not finite.
     """
+    gathered(student)
     trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
     norms, missed = {}, set(trained)
     for name, loss in losses.items():
+        gathered(student)  # backward through the loss before has freed its parameters
         gradients = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
         reached = {k: g for k, g in zip(trained, gradients, strict=True) if g is not None}
         norms[name] = float(nn.utils.get_total_norm(reached.values()))

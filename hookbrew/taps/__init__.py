@@ -6,7 +6,7 @@ from hookbrew.taps.render import as_json, render
 from hookbrew.taps.resolve import unwrap
 from hookbrew.taps.selector import Selector
 from hookbrew.taps.tap import Taps, tap
-from hookbrew.taps.tether import synced, tether
+from hookbrew.taps.tether import gathered, resharded, sharded, synced, tether
 from hookbrew.taps.tree import Node, Outline, outline
 
 __all__ = [
@@ -20,9 +20,12 @@ __all__ = [
     "Taps",
     "as_json",
     "discover",
+    "gathered",
     "outline",
     "parse",
     "render",
+    "resharded",
+    "sharded",
     "synced",
     "tap",
     "tether",

@@ -64,7 +64,27 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 def synced(model: nn.Module) -> bool:
     """Whether the model, or a part of it, averages gradients over ranks in backward: DDP or FSDP2, compiled or not."""
+    return any(isinstance(m, DistributedDataParallel) for m in model.modules()) or bool(sharded(model))
+
+
+def sharded(model: nn.Module) -> list[Any]:
+    """The modules that FSDP2 gathers and frees: the model itself, parts of it, or none."""
     # Whoever sharded the model has imported this already; for all others the import would cost most of a second.
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    wrappers = (DistributedDataParallel, *([fsdp.FSDPModule] if fsdp else []))
-    return any(isinstance(module, wrappers) for module in model.modules())
+    return [module for module in model.modules() if isinstance(module, fsdp.FSDPModule)] if fsdp else []
+
+
+def gathered(model: nn.Module) -> None:
+    """Gather what FSDP2 has sharded: `parameters()` are those that the graph of the last forward leads to."""
+    for module in sharded(model):
+        module.unshard()
+
+
+def resharded(model: nn.Module) -> None:
+    """Free what FSDP2 gathered for forwards that no backward followed: `parameters()` are the sharded ones again.
+
+    Else an optimizer made then would hold what the next backward frees, and one made before would seem to be of
+    another model. Source: torch's docs of fully_shard (reshard_after_forward is False for the root).
+    """
+    for module in sharded(model):
+        module.reshard()

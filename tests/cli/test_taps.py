@@ -142,6 +142,7 @@ def test_names_that_lead_to_no_model(taps, tmp_path):
     assert "did you mean" not in mistake(taps("no-such-model"))
     (tmp_path / "empty/config.json").write_text("{}")
     assert mistake(taps("empty")).startswith("error: transformers knows no model 'empty': Unrecognized model in empty")
+    assert "did you mean" not in mistake(taps("empty"))
     (tmp_path / "empty/config.json").write_text("{")
     assert mistake(taps("empty")).startswith("error: transformers knows no model 'empty': ")
     assert mistake(taps("none.toml")) == "error: none.toml: there is no file of this name"

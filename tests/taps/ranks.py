@@ -1,20 +1,12 @@
-"""One of two gloo ranks: `python ranks.py RANK FOLDER` runs every case and writes FOLDER/RANK.json.
+"""What one of two gloo ranks does for test_ranks.py; ../rank.py runs the cases.
 
-A case gives what JSON can write, for test_ranks.py to judge. A difference is the largest one, over three steps of SGD,
+A difference is the largest one, over three steps of SGD,
 between a rank's gradients and those of one process that averages the loss over both ranks' inputs.
 """
 
 import copy
-import json
-import os
-import re
-import socket
-import sys
-import time
 import warnings
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import torch
 from conftest import bert
@@ -27,8 +19,7 @@ from hookbrew.errors import SelectorError
 from hookbrew.taps import Taps, unwrap
 from hookbrew.taps.tether import synced, tether
 
-RANK = int(sys.argv[1])
-FOLDER = Path(sys.argv[2])
+RANK = distributed.get_rank()
 
 
 class Block(nn.Module):
@@ -229,28 +220,3 @@ CASES = {
     "paths": paths,
     "synced": syncs,
 }
-
-
-def loopback():
-    """gloo would look up the host's name, which a sandbox may not know."""
-    names = [name for _, name in socket.if_nameindex() if re.fullmatch(r"lo\d*", name)]
-    if names:
-        os.environ["GLOO_SOCKET_IFNAME"] = names[0]
-
-
-def main():
-    warnings.simplefilter("error")
-    loopback()
-    meet = f"file://{FOLDER / 'meet'}"
-    distributed.init_process_group("gloo", meet, timedelta(seconds=60), world_size=2, rank=RANK)
-    result = {}
-    for name, case in CASES.items():
-        print(f"{time.monotonic():.1f}", name, flush=True)
-        result[name] = case()
-    (FOLDER / f"{RANK}.json").write_text(json.dumps(result), encoding="utf-8")
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

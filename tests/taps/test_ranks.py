@@ -1,53 +1,15 @@
 """Students on two ranks: gradients are those of one process, whatever the loss is made of, if it is tied."""
 
-import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
-
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch without gloo"
-)
-SCRIPT = Path(__file__).with_name("ranks.py")
-PATIENCE = 120
-
-
-def launch(folder):
-    """What each of two ranks found; an AssertionError with the log of the rank that failed first."""
-    logs = [folder / f"{rank}.log" for rank in range(2)]
-    processes = []
-    try:
-        for rank, log in enumerate(logs):
-            with log.open("wb") as file:
-                command = [sys.executable, str(SCRIPT), str(rank), str(folder)]
-                environment = os.environ | {"OMP_NUM_THREADS": "1"}
-                processes.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment))
-        deadline = time.monotonic() + PATIENCE
-        while (codes := [process.poll() for process in processes]) != [0, 0]:
-            late = time.monotonic() > deadline
-            if late or any(codes):
-                failed = [rank for rank, code in enumerate(codes) if code or late]
-                told = "\n".join(f"rank {rank}:\n{logs[rank].read_text(errors='replace')[-3000:]}" for rank in failed)
-                raise AssertionError(f"ranks ended with {codes}\n{told}")
-            time.sleep(0.05)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 
 @pytest.fixture(scope="session")
-def ranks(tmp_path_factory):
-    """ranks(case): the results of both ranks. Two processes run all cases once."""
+def ranks(launched):
+    """ranks(case): the results of both ranks."""
     pytest.importorskip("transformers")
-    results = launch(tmp_path_factory.mktemp("ranks"))
-    return lambda case: [result[case] for result in results]
+    return launched(Path(__file__).with_name("ranks.py"))
 
 
 @pytest.mark.parametrize(

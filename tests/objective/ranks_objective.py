@@ -1,0 +1,156 @@
+"""What one of two gloo ranks does for test_ranks_objective.py; ../rank.py runs the cases.
+
+Each rank trains a wrapped student on its own batches, by `fit`, and beside it a plain one on those of both ranks, two
+to a step: the mean of both ranks' losses. All in float64.
+"""
+
+import copy
+from functools import partial
+
+import torch
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel as Replica
+
+import hookbrew as hb
+import hookbrew_plugins
+from hookbrew.objective import reach
+from hookbrew.plugin import catalogue
+
+RANK = distributed.get_rank()
+PACK = catalogue(discover=False, plugins=[hookbrew_plugins])
+
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, width), nn.Linear(width, 3)
+        self.block = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.Tanh()) for _ in range(3))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.block:
+            x = x + block(x)
+        return self.head(x)
+
+
+class Watch:
+    """What the evaluation and the log say."""
+
+    def __init__(self):
+        self.seen = []
+
+    def eval_batch_end(self, state):
+        self.seen.append(state.logits.detach())
+
+    def log(self, state):
+        self.seen.append(torch.tensor(state.record["grad_norm"]))
+
+
+def shard(model, **options):
+    for block in model.block:
+        fully_shard(block, **options)
+    return fully_shard(model, **options)
+
+
+def nets():
+    """A teacher and a student of different widths, always the same."""
+    torch.manual_seed(0)
+    return Net(8).double(), Net(6).double()
+
+
+def batches():
+    """Three optimizer steps of two micro-batches, each with one batch for each rank."""
+    generator = torch.Generator().manual_seed(1)
+    return [[{"x": torch.randn(3, 4, generator=generator).double()} for _ in range(2)] for _ in range(6)]
+
+
+def hidden():
+    return [hb.loss("hidden_mse", student="block[0:2]", teacher="block[0:2]", projection="linear")]
+
+
+def both():
+    return [hb.loss("kd_ce"), hb.loss("hidden_mse", student="block[1]", teacher="block[1]", projection="linear")]
+
+
+def whole(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def trained(module):
+    return [whole(parameter.detach()) for parameter in module.parameters()]
+
+
+def hooks(model):
+    """How many hooks all modules have."""
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def fitted(student, losses, loader, accumulate, *, seed=0, sgd=True, fits=1):
+    """A distillation after `fits`, and what the watch saw."""
+    run, watch = hb.Distillation(nets()[0], student, losses, catalogue=PACK), Watch()
+    made = torch.optim.SGD(student.parameters(), 0.1, momentum=0.9) if sgd else None
+    torch.manual_seed(seed)  # of the projections
+    for _ in range(fits):
+        run.fit(
+            loader, epochs=1, accumulate=accumulate, optimizer=made, clip_grad_norm=0.2, log_every=1,
+            evaluate=[batches()[0][0]], callbacks=[watch],
+        )  # fmt: skip
+    return run, watch.seen
+
+
+def train(wrap, losses, **options):
+    """Largest differences from one process, and whether the model is as it was given."""
+    plain = nets()[1]
+    single, expected = fitted(plain, losses(), [part for pair in batches() for part in pair], 4, **options)
+    student = wrap(copy.deepcopy(nets()[1]))
+    before = hooks(student), [type(p).__name__ for p in student.parameters()]
+    several, seen = fitted(student, losses(), [pair[RANK] for pair in batches()], 2, seed=RANK, **options)
+    pairs = {
+        "student": (trained(plain), trained(student)),
+        "extras": (trained(single.objective.extras), trained(several.objective.extras)),
+        "seen": (expected, seen),
+    }
+    return {
+        "difference": {name: worst(*pair) for name, pair in pairs.items()},
+        "moved": worst(trained(plain.stem), trained(nets()[1].stem)),
+        "stop": several.objective.stop,
+        "clean": before == (hooks(student), [type(p).__name__ for p in student.parameters()]),
+    }
+
+
+def worst(expected, found):
+    return max((a - b).abs().max().item() for a, b in zip(expected, found, strict=True))
+
+
+def reached(wrap, losses):
+    """As `check` does it: differences of gradient norms from a plain student's on this rank's batch."""
+    found = []
+    for student in (nets()[1], wrap(nets()[1])):
+        objective = hb.Distillation(nets()[0], student, losses(), catalogue=PACK).objective
+        with objective.attached():
+            torch.manual_seed(0)
+            objective.measure(batches()[0][RANK])
+            objective.forward(batches()[0][RANK])
+            norms, missed = reach(objective.means(batches()[0][RANK]), student)
+        found.append((torch.tensor(list(norms.values())), missed))
+    (expected, there), (norms, here) = found
+    return worst([expected], [norms]), there == here, all(p.grad is None for p in student.parameters())
+
+
+STATIC = partial(Replica, static_graph=True)
+KEPT = partial(shard, reshard_after_forward=False)
+CASES = {
+    "ddp hidden": lambda: train(Replica, hidden),
+    "ddp both": lambda: train(Replica, both),
+    "ddp static hidden": lambda: train(STATIC, hidden),
+    "ddp adamw twice": lambda: train(Replica, both, sgd=False, fits=2),
+    "fsdp hidden": lambda: train(shard, hidden),
+    "fsdp both": lambda: train(shard, both),
+    "fsdp kept hidden": lambda: train(KEPT, hidden),
+    "fsdp root hidden": lambda: train(fully_shard, hidden),
+    "fsdp adamw twice": lambda: train(shard, both, sgd=False, fits=2),
+    "ddp reach": lambda: reached(Replica, both),
+    "fsdp reach": lambda: reached(shard, both),
+    "fsdp root reach": lambda: reached(fully_shard, both),
+}

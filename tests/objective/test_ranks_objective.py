@@ -1,0 +1,41 @@
+"""Wrapped students on two ranks: `fit` trains what one process trains on both ranks' data, and leaves them clean."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def trainings(launched):
+    """trainings(case): what both ranks found."""
+    return launched(Path(__file__).with_name("ranks_objective.py"))
+
+
+DDP = ["ddp hidden", "ddp both", "ddp static hidden", "ddp adamw twice"]
+FSDP = ["fsdp hidden", "fsdp both", "fsdp kept hidden", "fsdp root hidden", "fsdp adamw twice"]
+
+
+@pytest.mark.parametrize("case", [*DDP, *FSDP])
+def test_students_are_those_of_one_process(trainings, case):
+    """Projections too, which differ between ranks at first; and logits and gradient norms, clipped."""
+    for result in trainings(case):
+        assert max(result["difference"].values()) < 1e-12
+        assert result["moved"] > 1e-4
+
+
+@pytest.mark.parametrize("case", [*DDP, *FSDP])
+def test_nothing_is_left_on_the_wrapped_model(trainings, case):
+    """Hooks, and parameters that FSDP2 gathered for an evaluation."""
+    assert [result["clean"] for result in trainings(case)] == [True, True]
+
+
+def test_the_teacher_stops_early_beside_a_wrapped_student(trainings):
+    for case, last in {"ddp hidden": "block.1", "fsdp hidden": "block.1", "ddp both": None, "fsdp both": None}.items():
+        assert [result["stop"] for result in trainings(case)] == [last, last]
+
+
+@pytest.mark.parametrize("case", ["ddp reach", "fsdp reach", "fsdp root reach"])
+def test_check_reports_the_gradients_of_a_wrapped_student(trainings, case):
+    for difference, same, clean in trainings(case):
+        assert difference < 1e-12
+        assert (same, clean) == (True, True)
