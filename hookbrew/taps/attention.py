@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor as is_wrapped
+from torch.autograd.forward_ad import unpack_dual
 
 from hookbrew.errors import SelectorError
 
@@ -98,18 +100,19 @@ class Dense(NamedTuple):
         scores = self.products()
         mask = self.allowed(scores)
         if mask is None:
-            return scores.softmax(-1)
-        shut = ~mask if mask.dtype == torch.bool else mask == -torch.inf
-        dead = shut.all(-1, keepdim=True)
+            return normalized(scores)
+        choice = mask.dtype == torch.bool
+        shut = ~mask if choice else mask == -torch.inf
         # Found in the mask, which has no heads: scores are larger. On a CPU, asking costs less than filling.
         asked = shut.device.type == "cpu"
         if asked and not shut.any():
-            return (scores if mask.dtype == torch.bool else scores + mask).softmax(-1)
+            return normalized(scores if choice else biased(scores, mask))
+        bias = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(shut, -torch.inf) if choice else mask
+        dead = shut.all(-1, keepdim=True)
         if asked and not dead.any():
-            return forbid(scores, mask, shut).softmax(-1)
+            return normalized(biased(scores, bias))
         # A row of -inf alone would have a softmax of nan, and so a gradient of nan even where it is replaced.
-        open_mask = mask | dead if mask.dtype == torch.bool else mask.masked_fill(dead, 0)
-        return forbid(scores, open_mask, shut & ~dead).softmax(-1).masked_fill(dead, 0)
+        return normalized(biased(scores, bias.masked_fill(dead, 0))).masked_fill(dead, 0)
 
 
 class Soft(NamedTuple):
@@ -146,6 +149,7 @@ def dense(args: tuple[Any, ...], kwargs: dict[str, Any], ports: frozenset[str]) 
     """What a call of F.scaled_dot_product_attention was given, as far as the ports need it."""
     given = dict(zip(GIVEN, args, strict=False)) | kwargs
     q, k = given["query"], given["key"]
+    grouped = given.get("enable_gqa", False) or (q.dim() == 4 and k.shape[1] == 1)  # or broadcast, as falcon does
     whole = not ports.isdisjoint(("attn", "scores"))
     return Dense(
         q=q if whole or "q" in ports else None,
@@ -154,7 +158,7 @@ def dense(args: tuple[Any, ...], kwargs: dict[str, Any], ports: frozenset[str]) 
         mask=given.get("attn_mask") if whole else None,
         causal=given.get("is_causal", False),
         scale=given.get("scale"),
-        shared=q.shape[-3] // k.shape[-3] if given.get("enable_gqa", False) else 1,
+        shared=q.shape[-3] // k.shape[-3] if grouped else 1,
     )
 
 
@@ -168,9 +172,24 @@ def forbidden(added: Tensor) -> Tensor:
     return added <= torch.finfo(added.dtype).min / 2
 
 
-def forbid(scores: Tensor, mask: Tensor, shut: Tensor) -> Tensor:
-    """Scores under a mask that leaves something open in each row; shut is where a bool mask forbids."""
-    return scores.masked_fill(shut, -torch.inf) if mask.dtype == torch.bool else scores + mask
+def spare(scores: Tensor) -> bool:
+    """Whether scores that nobody else has may be overwritten: on a CPU, outside autograd and torch.func.
+
+    New memory costs as much there as the arithmetic.
+    """
+    if type(scores) is not Tensor or scores.device.type != "cpu" or scores.requires_grad or is_wrapped(scores):
+        return False
+    return unpack_dual(scores).tangent is None  # type: ignore[no-untyped-call]  # torch leaves it without annotations
+
+
+def biased(scores: Tensor, bias: Tensor) -> Tensor:
+    """Scores plus a bias, in the memory of the scores if that is to spare."""
+    return scores.add_(bias) if spare(scores) else scores + bias
+
+
+def normalized(scores: Tensor) -> Tensor:
+    """Softmax over the keys, in the memory of the scores if that is to spare."""
+    return torch.softmax(scores, -1, out=scores) if spare(scores) else scores.softmax(-1)
 
 
 def four(port: str, tensor: Tensor) -> Tensor:

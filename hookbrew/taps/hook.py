@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
+from collections.abc import Iterable
 from threading import get_ident
 from typing import Any, NamedTuple
 
@@ -90,7 +92,7 @@ class Store:
         self.graded = False
         """Whether gradients were on when the forward began."""
         self.memo: dict[tuple[Point, int, bool], Tensor] = {}
-        """What was read: by point, number of the call, and whether gradients were on at reading."""
+        """Attention that was read: by point, number of the call, and whether gradients were on at reading."""
 
     def ready(self) -> None:
         """Raise SelectorError for a forward that would be mixed up with another."""
@@ -106,9 +108,11 @@ class Store:
         self.graded = torch.is_grad_enabled()
         self.left = sum(self.need.values()) if self.need else 0
 
-    def learn(self) -> None:
-        """Let the next forwards stop where the one that was just recorded had its last call."""
-        self.need = {point: len(calls) for point, calls in (self.calls or {}).items()}
+    def learn(self, points: Iterable[Point]) -> None:
+        """Let the next forwards stop where the one that was just recorded had its last call, if it reached all."""
+        calls = self.calls or {}
+        if all(point in calls for point in points):
+            self.need = {point: len(seen) for point, seen in calls.items()}
 
     def forget(self) -> None:
         """Let go of what was seen."""
@@ -129,19 +133,29 @@ class Store:
             found = str(error)
         if self.clone and isinstance(found, Tensor):
             found = found.clone()
-        self.put(point, found, (found,))
+        self.put(point, found, versions((found,)))
 
-    def put(self, point: Point, value: Tensor | Record | str, tensors: tuple[Any, ...]) -> None:
-        """Keep one call; StopForward if it is the last that is needed."""
+    def put(self, point: Point, value: Tensor | Record | str, written: tuple[int, ...]) -> None:
+        """Keep one call, and how often its tensors had been written into; StopForward if no more are needed."""
         if self.calls is None:
             return
         self.last = point
         seen = self.calls.setdefault(point, [])
-        seen.append(Seen(value, versions(tensors), torch.is_grad_enabled()))
+        seen.append(Seen(value, written, torch.is_grad_enabled()))
         if self.need and len(seen) <= self.need.get(point, 0):
             self.left -= 1
             if self.left == 0:
                 raise StopForward
+
+    def computed(self, point: Point, number: int, found: Tensor) -> None:
+        """Keep an attention that was computed, in place of what it came from unless another gradient may be wanted."""
+        assert self.calls is not None
+        seen = self.calls[point][number]
+        if isinstance(seen.value, Dense | Soft | Multihead):
+            if any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in seen.value.tensors()):
+                self.memo[point, number, torch.is_grad_enabled()] = found
+            else:
+                self.calls[point][number] = Seen(found, (), seen.graded)
 
     def mine(self) -> bool:
         """Whether a forward of this thread is being recorded."""
@@ -182,6 +196,14 @@ class Live:
         return Inert, ()
 
 
+def parameters(module: nn.Module) -> tuple[str, ...]:
+    """The names of what a module's forward takes, in order; none for code that has no signature."""
+    try:
+        return tuple(inspect.signature(module.forward).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
 class Hook(Live):
     """Puts what a module is given or gives into a store, during `run()` and in its thread only."""
 
@@ -189,8 +211,9 @@ class Hook(Live):
         super().__init__(module, store)
         self.point = point
         self.side = PORTS[point.port].take
+        self.names = parameters(module) if point.port == "in" else ()
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], *last: Any) -> None:
         """last: the keyword arguments, and after the module its output."""
         if self.mine(module):
-            self.store.take(self.point, self.side(args, last[-1]))
+            self.store.take(self.point, self.side(self.names, args, last[-1]))

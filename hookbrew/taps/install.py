@@ -24,15 +24,15 @@ class Placed(NamedTuple):
 
 def placed(modules: dict[Point, nn.Module], store: Store) -> Iterator[Placed]:
     """The hooks for all points; one pair serves all attention ports of a module."""
-    watched: dict[str, list[Point]] = {}
+    watched: dict[nn.Module, list[Point]] = {}
     for point, module in modules.items():
         if point.port in ATTENTION:
-            watched.setdefault(point.path, []).append(point)
+            watched.setdefault(module, []).append(point)
         else:
             yield Placed(point.path, module, not point.late, Hook(module, point, store))
-    for path, group in watched.items():
-        module, points = modules[group[0]], tuple(group)
-        if isinstance(module, nn.MultiheadAttention):
+    for module, group in watched.items():
+        path, points = group[0].path, tuple(group)
+        if isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward:
             yield Placed(path, module, False, Closed(module, points, store))
         else:
             yield Placed(path, module, True, Enter(module, points, store))

@@ -99,6 +99,14 @@ def began(call: Call) -> int:
     return call.began
 
 
+def woven(calls: list[Call], others: list[Call]) -> bool:
+    """Whether two lists of calls take turns."""
+    first, second = sorted((calls, others), key=lambda some: some[0].began)
+    if calls is others or len(first) < 2 or len(second) < 2:
+        return False
+    return first[0].began < second[0].began < first[1].began < second[1].began
+
+
 Rule = Callable[[nn.Module], list[Call]]
 """The blocks that a module is or contains, as calls; none if it is no stack."""
 
@@ -160,9 +168,14 @@ class Find:
         return calls if attentions and not attentions & self.covered else []
 
     def stacks(self) -> list[tuple[nn.Module, list[Call]]]:
-        """Those with attention, or all if there is none; in the order in which they first run."""
-        attentive = [stack for stack in self.found if any(map(self.seen.attentions, stack[1]))]
-        return sorted(attentive or self.found, key=lambda stack: stack[1][0].began)
+        """Those with attention, or all if there is none; in the order in which they first run.
+
+        Containers whose children take turns, as XLM has for attention and what follows it, hold parts of layers: none
+        of them is a stack.
+        """
+        whole = [one for one in self.found if not any(woven(one[1], other[1]) for other in self.found)]
+        attentive = [stack for stack in whole if any(map(self.seen.attentions, stack[1]))]
+        return sorted(attentive or whole, key=lambda stack: stack[1][0].began)
 
     def stack(self, home: nn.Module, calls: list[Call]) -> Stack:
         """A stack as data."""

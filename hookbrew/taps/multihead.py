@@ -42,7 +42,8 @@ class Multihead(NamedTuple):
 
     def read(self, port: str) -> Tensor:
         """attn and scores: (B, H, L, S); q, k, v: (B, H, L or S, D)."""
-        return self.dense(port).read(port)
+        with torch.autocast(self.query.device.type, enabled=False):
+            return self.dense(port).read(port)
 
     def dense(self, port: str) -> Dense:
         """The same attention as scaled_dot_product_attention takes it."""
@@ -50,7 +51,7 @@ class Multihead(NamedTuple):
         weights = self.weights if len(self.weights) == 3 else self.weights[0].chunk(3)
         biases = (None, None, None) if self.bias is None else self.bias.chunk(3)
         projected = {
-            name: linear(self.batched(x), weight, bias, self.heads)
+            name: linear(*alike(self.batched(x), weight, bias), self.heads)
             for name, x, weight, bias in zip("qkv", (self.query, self.key, self.value), weights, biases, strict=True)
             if name in wanted
         }
@@ -78,6 +79,12 @@ class Multihead(NamedTuple):
         if all(mask.dtype == torch.bool for mask in found):
             return None if not found else found[0] if len(found) == 1 else found[0] & found[1]
         return sum(map(added, found[1:]), added(found[0]))
+
+
+def alike(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All in the more precise dtype: under autocast, inputs may be halves and weights are not."""
+    dtype = torch.promote_types(x.dtype, weight.dtype)
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def reverse(mask: Tensor) -> Tensor:
@@ -108,6 +115,8 @@ def from_function(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Multihead | 
     """The record of a call of F.multi_head_attention_forward."""
     given = dict(zip(FUNCTION, args, strict=False)) | kwargs
     own = {name: given.get(f"{name}_proj_weight") for name in "qkv"}
+    if given.get("static_k") is not None or given.get("static_v") is not None:
+        return "attention with static_k or static_v has keys and values of its own; it cannot be read"
     return record(
         given | own,
         bias=given["in_proj_bias"],

@@ -27,20 +27,24 @@ class Port:
     """What an error calls the value."""
     before: bool
     """Seen by the hook that runs before the module, which is given (args, kwargs); otherwise (args, output)."""
-    take: Callable[[tuple[Any, ...], Any], Any]
-    """From what the hook is given to the value that picks start from."""
+    take: Callable[[tuple[str, ...], tuple[Any, ...], Any], Any]
+    """From the names of the module's parameters and what the hook is given to the value that picks start from."""
 
 
-def first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The first positional argument, else the first keyword argument: some layers are called with keywords only."""
-    return args[0] if args else next(iter(kwargs.values()), None)
+def first(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The first positional argument; of keyword arguments, which some layers have alone, the one that the module's
+    signature has first."""
+    if args:
+        return args[0]
+    name = next((name for name in names if name in kwargs), next(iter(kwargs), None))
+    return None if name is None else kwargs[name]
 
 
 PORTS: Final[dict[str, Port]] = {
-    "out": Port("output", False, lambda args, output: output),
+    "out": Port("output", False, lambda names, args, output: output),
     "in": Port("input", True, first),
-    "args": Port("args", True, lambda args, kwargs: args),
-    "kwargs": Port("kwargs", True, lambda args, kwargs: kwargs),
+    "args": Port("args", True, lambda names, args, kwargs: args),
+    "kwargs": Port("kwargs", True, lambda names, args, kwargs: kwargs),
 }
 
 

@@ -6,11 +6,12 @@ multi_head_attention_forward, or a softmax over the last dimension of a tensor w
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from threading import get_ident
-from typing import Any, Final
+from threading import RLock, get_ident
+from typing import Any, Final, TypeVar
 
 import attrs
 import torch
@@ -25,10 +26,16 @@ from hookbrew.taps.pick import PREFERRED, fields, pick, shape
 from hookbrew.taps.resolve import unwrap
 from hookbrew.taps.selector import chosen
 
+T = TypeVar("T")
+
 KERNELS: Final = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
 SOFTMAX: Final = (F.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax)
 KERNEL: Final = 9
 """How surely a kernel is attention; a softmax counts by its dimensions, of which a router's has least."""
+
+
+ALONE: Final = RLock()
+"""One probe at a time: two of one model would give each other's training flags back to it."""
 
 
 @attrs.define(eq=False)
@@ -101,6 +108,7 @@ def probe(model: nn.Module, run: Callable[[], object]) -> Probe:
     inner = unwrap(model)
     watch = Watch()
     with ExitStack() as stack:
+        stack.enter_context(ALONE)
         stack.enter_context(kept(inner))
         stack.enter_context(kept_random(*{parameter.device for parameter in inner.parameters()}))
         for module in inner.modules():
@@ -115,6 +123,32 @@ def probe(model: nn.Module, run: Callable[[], object]) -> Probe:
         stack.enter_context(watch)
         run()
     return probed(watch.calls)
+
+
+def lent(given: T) -> T:
+    """A copy of what a model is called with: a forward that is not the user's own may fill a cache or a list.
+
+    SelectorError for what cannot be copied, as a generator.
+    """
+    try:
+        with Cloned():
+            return copy.deepcopy(given)
+    except Exception as error:
+        raise SelectorError(
+            f"the inputs cannot be copied for the forward that finds what aliases stand for ({error});"
+            " give Taps(..., layout=discover(...)), or name the layers by their paths"
+        ) from error
+
+
+class Cloned(TorchFunctionMode):
+    """Lets tensors with a history be copied."""
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.__deepcopy__:
+            return args[0].clone()
+        return func(*args, **(kwargs or {}))
 
 
 class Watch(TorchFunctionMode):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch._C._functorch import maybe_current_level, maybe_get_level
 
 from hookbrew.errors import AmbiguousCallError, MutatedError, NotCalledError, SelectorError
-from hookbrew.taps.attention import densified
+from hookbrew.taps.attention import ATTENTION, densified
 from hookbrew.taps.hook import Point, Seen
 from hookbrew.taps.resolve import unwrap
 from hookbrew.taps.selector import Range
@@ -56,6 +58,8 @@ def value(name: str, point: Point, seen: Seen, *, graded: bool) -> Tensor:
             f"{point}: the tensor of tap {name!r} was changed in place after it was seen; tap the next module's input"
             " (':in' of the one that runs after the change), or use Taps(..., clone=True)"
         )
+    if any(isinstance(tensor, Tensor) and escaped(tensor) for tensor in tensors):
+        raise SelectorError(f"{point}: the tensor of tap {name!r} lives inside torch.func.vmap; read it there")
     if graded and not seen.graded:
         raise SelectorError(
             f"{point}: the model computed the tensor of tap {name!r} without a gradient, in a checkpoint or under"
@@ -67,6 +71,22 @@ def value(name: str, point: Point, seen: Seen, *, graded: bool) -> Tensor:
         return seen.value.read(point.port)
     except SelectorError as error:
         raise SelectorError(f"{point}: {error}") from None
+
+
+def escaped(tensor: Tensor) -> bool:
+    """Whether a tensor is one example of a batch that torch.func.vmap has left behind."""
+    return maybe_get_level(tensor) > (maybe_current_level() or 0)
+
+
+def whole(model: nn.Module, taps: Mapping[str, Sequence[Point]]) -> str | None:
+    """Why no forward of the model can end before its output, given the points of each tap; None if one can."""
+    for name, points in taps.items():
+        if any(point.path == "" and point.late for point in points):
+            return f"tap {name!r} reads the model's own output, so no forward can stop before that"
+        # Measured on torch 2.13: once a forward was stopped, the hooks of such modules do not run any more.
+        if any(point.port in ATTENTION for point in points) and compiled(model):
+            return f"tap {name!r} reads attention in compiled code, where no forward can stop; leave stop=True out"
+    return None
 
 
 def compiled(model: nn.Module) -> bool:

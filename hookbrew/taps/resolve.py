@@ -50,8 +50,26 @@ def resolve(model: nn.Module, selector: Selector) -> Found:
         callable_or_fail(selector, name, module)
         if selector.port in ATTENTION:
             attention_or_fail(selector, name, module)
+    if len(found) == 1:
+        return found
     ranks = {name: rank for rank, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     return dict(sorted(found.items(), key=lambda item: ranks[item[0]]))
+
+
+def submodule(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path that was found before; SelectorError if it was found in another model."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        raise SelectorError(f"the layout is of another model: {type(model).__name__} has no '{path}'") from None
+
+
+def unchanged(model: nn.Module, found: Found) -> None:
+    """SelectorError unless the modules that were found are still at their paths."""
+    now = dict(model.named_modules(remove_duplicate=False))
+    for path, module in found.items():
+        if now.get(path) is not module:
+            raise SelectorError(f"{place(path)} of the model was replaced after these taps were made; make them anew")
 
 
 def alternatives(segment: Segment) -> Iterator[Segment]:

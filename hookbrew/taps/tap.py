@@ -16,8 +16,9 @@ from hookbrew.taps.hook import Point, Read, StopForward, Store
 from hookbrew.taps.install import Installed
 from hookbrew.taps.layout import Layout, discover
 from hookbrew.taps.parse import parse
-from hookbrew.taps.read import numbers, value
-from hookbrew.taps.resolve import resolve, unwrap
+from hookbrew.taps.probe import lent
+from hookbrew.taps.read import numbers, value, whole
+from hookbrew.taps.resolve import resolve, submodule, unchanged, unwrap
 from hookbrew.taps.selector import Selector
 from hookbrew.taps.tether import synced
 from hookbrew.words import several
@@ -31,7 +32,8 @@ class Taps:
     model's order, then by call. Values keep the graph, and live until the next `run()` or as long as the taps.
 
     clone: the hooks copy what they see, for models that change it in place afterwards.
-    stop: after a first whole forward, end each forward with the last tensor that the taps read.
+    stop: after a first forward that reaches all taps, end each forward with the last tensor that they read. Calls of a
+    module beyond those of the first forward are not waited for.
     layout: what `discover` found, for the aliases hidden[i] and attention[i]; without it the first `run()`
     makes one forward more, without gradients and in evaluation mode, to find out.
     """
@@ -63,7 +65,7 @@ class Taps:
             for name in self.pending:
                 self.settle(name, layout)
         if stop and self.whole:
-            raise SelectorError(f"tap {self.whole!r} reads the model's own output, so no forward can stop before that")
+            raise SelectorError(self.whole)
         self.stop = stop
 
     @property
@@ -78,9 +80,8 @@ class Taps:
 
     @property
     def whole(self) -> str | None:
-        """A tap that reads the model's own output, and so needs whole forwards; None if there is none."""
-        late = (n for n, (_, reads) in self._taps.items() if any(r.point.path == "" and r.point.late for r in reads))
-        return next(late, None)
+        """Why all forwards have to be whole; None if they can stop."""
+        return whole(self._model, {name: [read.point for read in reads] for name, (_, reads) in self._taps.items()})
 
     @property
     def last(self) -> str | None:
@@ -98,12 +99,13 @@ class Taps:
 
     def _add(self, name: str, selector: Selector, reads: list[Read]) -> None:
         for read in reads:
-            self._modules[read.point] = self._inner.get_submodule(read.point.path)
+            self._modules[read.point] = submodule(self._inner, read.point.path)
         self._taps[name] = selector, reads
 
     def __enter__(self) -> Self:
         if self._hooks is not None:
             raise SelectorError("these taps are installed already; make another Taps object")
+        unchanged(self._inner, {point.path: module for point, module in self._modules.items()})
         self._hooks = Installed(self._modules, self._store)
         self._store.thread = get_ident()
         return self
@@ -125,6 +127,8 @@ class Taps:
             layout = self.survey(*args, **kwargs)
             for name in self.pending:
                 self.settle(name, layout)
+        if self.stop and self._store.need is None and (why := self.whole):
+            raise SelectorError(why)
         assert self._hooks is not None
         self._store.begin()
         try:
@@ -139,7 +143,7 @@ class Taps:
         finally:
             self._store.end()
         if self.stop and self._store.need is None:
-            self._store.learn()
+            self._store.learn(self._modules)
         return output
 
     def _ready(self) -> None:
@@ -155,8 +159,8 @@ class Taps:
 
     def survey(self, *args: Any, **kwargs: Any) -> Layout:
         """What the model is made of, from one forward that changes nothing and is not recorded."""
-        with torch.compiler.set_stance("force_eager"):
-            return discover(self._inner, lambda: self._inner(*args, **kwargs))
+        given, named = lent((args, kwargs))
+        return discover(self._inner, lambda: self._inner(*given, **named))
 
     def clear(self) -> None:
         """Forget what was seen, before the next `run()` would."""
@@ -182,11 +186,13 @@ class Taps:
         """One tensor; attention is computed when it is read first."""
         store = self._store
         assert store.calls is not None
-        key = point, number, torch.is_grad_enabled()
-        if key not in store.memo:
-            graded = store.graded and any(parameter.requires_grad for parameter in self._inner.parameters())
-            store.memo[key] = value(name, point, store.calls[point][number], graded=graded)
-        return store.memo[key]
+        seen, key = store.calls[point][number], (point, number, torch.is_grad_enabled())
+        if key in store.memo:
+            return store.memo[key]
+        graded = store.graded and any(parameter.requires_grad for parameter in self._inner.parameters())
+        found = value(name, point, seen, graded=graded)
+        store.computed(point, number, found)
+        return found
 
 
 def tap(model: nn.Module, /, **selectors: str) -> Taps:

@@ -143,10 +143,9 @@ MISTAKES = [
     ("bert", "hidden[::-1]", "index [::-1] goes backwards, but matches come in the model's own order"),
     ("bert", "hidden[1]:in", "hidden[i] is a tensor; it has no port, pick or call"),
     ("bert", "hidden[1]#0", "hidden[i] is a tensor; it has no port, pick or call"),
-    (
-        "bert",
-        "attention[1]:in",
-        "attention[i] is one attention; its ports are attn, scores, q, k, v, without pick or call",
+    *(
+        ("bert", text, "attention[i] is one attention; its ports are attn, scores, q, k, v, without pick or call")
+        for text in ("attention[1]:in", "attention[1]:attn[0]", "attention[1]#0")
     ),
     (
         "t5",
@@ -166,6 +165,25 @@ def test_mistakes(transformer, hooks, name, text, problem):
     assert hooks(model) == 0
 
 
+class Twins(nn.Module):
+    """Two stacks, of which one has the beginning of the other's name."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.layers = (nn.ModuleList(nn.Linear(4, 4) for _ in range(2)) for _ in range(2))
+
+    def forward(self, x):
+        for layer in (*self.layer, *self.layers):
+            x = layer(x)
+        return x
+
+
+def test_a_path_in_front_is_whole_names():
+    with tap(Twins(), a="layer.hidden[*]", b="layers.hidden[-1]") as taps:
+        taps.run(torch.randn(2, 4))
+    assert taps.paths == {"a": ["layer.0:in", "layer.0", "layer.1"], "b": ["layers.1"]}
+
+
 def test_a_model_without_blocks():
     model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 4)
     with pytest.raises(SelectorError) as caught, tap(model, a="hidden[1]") as taps:
@@ -182,8 +200,72 @@ def test_blocks_without_attention():
     assert str(caught.value) == "selector 'attention[1]': no attention was found in '0.0'"
 
 
-@pytest.mark.parametrize("text", ["hidden", "attention", "hiden[1]", "encoder.hidden[1]"])
+@pytest.mark.parametrize("text", ["hidden", "attention", "hiden[1]", "encoder.hidden[1]", "*.hidden[1]"])
 def test_what_is_no_alias_is_a_path(transformer, text):
     model, _ = transformer("bert")
     with pytest.raises(SelectorError, match="matches no module of BertForSequenceClassification"):
         tap(model, a=text)
+
+
+@torch.no_grad()
+def test_the_probe_does_not_fill_a_cache(transformer):
+    """The first run finds out what an alias stands for, and is still a forward with what the user gave."""
+    model, batch = transformer("llama")
+    ids = batch["input_ids"]
+    past = model(ids[:, :5], use_cache=True).past_key_values
+    expected = model(ids[:, 5:], past_key_values=copy.deepcopy(past)).logits
+    with tap(model, a="attention[0]") as taps:
+        out = taps.run(ids[:, 5:], past_key_values=past)
+    assert torch.equal(out.logits, expected)
+    assert taps["a"].shape == (2, 2, 2, 7)
+    assert past.get_seq_length() == 7
+
+
+class Writes(Blocks):
+    """Takes what it is called with for its own."""
+
+    def forward(self, x, log=()):
+        x.mul_(2)
+        log.append(1)
+        return super().forward(x)
+
+
+def test_the_probe_writes_into_copies():
+    model, x, log = Writes(), torch.randn(2, 4), []
+    model.blocks = model._modules.pop("hidden")
+    model.hidden = model.blocks._modules.values()
+    with tap(model, a="hidden[0]") as taps:
+        before = x.clone()
+        taps.run(x, log)
+    assert taps["a"] is x
+    assert torch.equal(x, 2 * before)
+    assert len(log) == 1
+
+
+def test_inputs_with_a_history_can_be_copied(transformer):
+    model, batch = transformer("t5")
+    encoded = model.encoder(batch["input_ids"])
+    with tap(model, a="decoder.hidden[1]") as taps:
+        taps.run(encoder_outputs=encoded, decoder_input_ids=batch["decoder_input_ids"])
+    taps["a"].sum().backward()
+    assert model.encoder.block[0].layer[0].SelfAttention.q.weight.grad.abs().sum() > 0
+
+
+def test_inputs_that_cannot_be_copied():
+    model = Writes()
+    model.blocks = model._modules.pop("hidden")
+    model.hidden = model.blocks._modules.values()
+    with tap(model, a="hidden[0]") as taps, pytest.raises(SelectorError) as caught:
+        taps.run(torch.randn(2, 4), (number for number in range(3)))
+    assert str(caught.value) == (
+        "the inputs cannot be copied for the forward that finds what aliases stand for (cannot pickle 'generator'"
+        " object); give Taps(..., layout=discover(...)), or name the layers by their paths"
+    )
+
+
+def test_the_layout_of_another_model(transformer):
+    model, batch = transformer("gpt2")
+    layout = discover(model, lambda: model(**batch))
+    with pytest.raises(SelectorError) as caught:
+        Taps(transformer("bert")[0], {"h": "hidden[1]"}, layout=layout)
+    assert str(caught.value) == "the layout is of another model: BertForSequenceClassification has no 'transformer.h.0'"

@@ -1,6 +1,7 @@
 """The attention of one call against float64 arithmetic written out, for every mask and layout that torch takes."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hookbrew.errors import MutatedError, SelectorError
 from hookbrew.taps import Taps, tap
@@ -288,3 +291,55 @@ def test_reading_twice_is_computed_once_and_follows_the_mode():
     with taps:
         taps.run(q * 2, k, v)
     assert not torch.equal(taps["a"], plain)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func's own use of it
+@pytest.mark.parametrize("kind", ["bool", "added", "none"])
+def test_reading_inside_torch_func_and_forward_derivatives(kind):
+    """The softmax goes into the memory of the scores only where neither is in the way."""
+    q, k, v = tensors()
+    seen = torch.tensor([[True, False, True, True, False]]).expand(3, 5)
+    mask = {"bool": seen, "added": torch.zeros(3, 5).masked_fill(~seen, -torch.inf), "none": None}[kind]
+    expected = torch.func.jvp(
+        lambda q: written_out(q, k, seen=seen if kind != "none" else None)[1], (q,), (k[:, :, :3],)
+    )
+
+    def weights(q):
+        return read(q, k, v, ("attn",), attn_mask=mask)[1]
+
+    with sdpa_kernel(SDPBackend.MATH):  # the others have no forward derivative
+        value, tangent = torch.func.jvp(weights, (q,), (k[:, :, :3],))
+        with forward_ad.dual_level():
+            dual = forward_ad.unpack_dual(weights(forward_ad.make_dual(q, k[:, :, :3])))
+        both = torch.vmap(weights)(torch.stack([k[:, :, :3], q]))
+    for found in (value, dual.primal, both[1]):
+        close(found, expected[0])
+    for found in (tangent, dual.tangent):
+        close(found, expected[1])
+
+
+def test_keys_that_all_heads_share_by_broadcasting():
+    q, _, _ = tensors()
+    k, v = torch.randn(2, 1, 5, 8), torch.randn(2, 1, 5, 8)
+    out, attn, keys, values = read(q, k, v, ("attn", "k", "v"))
+    close(attn, written_out(q, k)[1])
+    assert keys.shape == values.shape == (2, 4, 5, 8)
+    torch.testing.assert_close(attn @ values, out)
+
+
+def test_what_was_read_is_kept_instead_of_what_it_came_from():
+    q, k, v = tensors()
+    with Taps(Around(), {"a": "attention:attn", "q": "attention:q"}) as taps:
+        taps.run(q.clone(), k.clone(), v)
+    alive = [weakref.ref(taps._store.calls[read.point][0].value.k) for read in taps._taps["a"][1]]
+    first = taps["a"]
+    assert alive[0]() is not None  # q was not read
+    assert torch.equal(taps["q"], q)
+    assert alive[0]() is None
+    assert taps["a"] is first
+    q.requires_grad_()
+    with taps:
+        taps.run(q, k, v)
+    with torch.no_grad():
+        assert not taps["a"].requires_grad
+    assert taps["a"].requires_grad

@@ -298,3 +298,28 @@ def test_a_layout_is_plain_data(transformer):
         "path": "albert.encoder.albert_layer_groups.0",
         "call": 1,
     }
+
+
+class Woven(nn.Module):
+    """Layers whose parts lie in lists side by side, as in XLM: the output of no list is that of a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.attentions = nn.ModuleList(nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(3))
+        self.ffns = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        for attention, ffn in zip(self.attentions, self.ffns, strict=True):
+            x = ffn(x + attention(x, x, x)[0])
+        return x
+
+
+def test_lists_that_take_turns_are_no_stacks():
+    model, x = Woven(), torch.randn(2, 4, 8)
+    assert discover(model, lambda: model(x)).stacks == ()
+    both = nn.Sequential(
+        nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    )
+    model = nn.ModuleDict({"a": both[0], "b": both[1]})
+    model.forward = lambda x: both(x)
+    assert [stack.path for stack in discover(model, lambda: model(x)).stacks] == ["a", "b"]

@@ -187,3 +187,87 @@ def test_weights_that_change_before_the_attention_is_read():
         module.in_proj_weight.mul_(2)
     with pytest.raises(SelectorError, match=r"^:attn: the tensor of tap 'a' was changed in place after it was seen"):
         taps["a"]
+
+
+class Projected(nn.Module):
+    """Its attention is given what a linear layer made: halves, under autocast."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.attention = nn.Linear(16, 16), nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.linear(x)
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+@torch.no_grad()
+def test_halves_are_computed_in_fp32():
+    torch.manual_seed(0)
+    model, x = Projected(), inputs()
+    with tap(model, a="attention:attn", q="attention:q") as exact:
+        exact.run(x)
+    with tap(model, a="attention:attn", q="attention:q", x="attention:in") as taps:
+        with torch.autocast("cpu", torch.bfloat16):
+            taps.run(x)
+            inside = taps["a"]
+        taps.run(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            taps.run(x)
+    assert taps["x"].dtype == torch.bfloat16
+    assert taps["a"].dtype == taps["q"].dtype == torch.float32
+    assert torch.equal(taps["a"], inside)
+    seen = taps["x"].float()
+    expected = weights(model.attention, seen, seen, seen)
+    torch.testing.assert_close(taps["a"], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(taps["a"], exact["a"], atol=2e-3, rtol=0)
+
+
+def test_the_more_precise_of_input_and_weights_decides():
+    module, x = nn.MultiheadAttention(16, 2, batch_first=True).to(torch.bfloat16), inputs()
+    with tap(module, q=":q") as taps, torch.autocast("cpu", torch.bfloat16):
+        taps.run(x, x, x)
+    weight, bias = module.in_proj_weight[:16].float(), module.in_proj_bias[:16].float()
+    assert torch.equal(taps["q"], F.linear(x, weight, bias).unflatten(-1, (2, 8)).transpose(1, 2))
+
+
+class Self(nn.MultiheadAttention):
+    """Attention with a signature of its own."""
+
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
+def test_a_subclass_is_watched_like_any_other_module():
+    module, x = Self(16, 2, batch_first=True), inputs()
+    model = nn.Sequential(module)
+    with tap(model, a="0:attn") as taps:
+        assert torch.equal(taps.run(x), model(x))
+    plain = nn.MultiheadAttention(16, 2, batch_first=True)
+    plain.load_state_dict(module.state_dict())
+    torch.testing.assert_close(taps["a"], weights(plain, x, x, x), atol=1e-6, rtol=0)
+
+
+class Static(Pool):
+    """Brings its keys or values along."""
+
+    given = "static_k"
+
+    def forward(self, x):
+        return F.multi_head_attention_forward(
+            x, x, x, 16, 2, self.weight, self.bias, None, None, False, 0.0,
+            self.out.weight, self.out.bias, **{self.given: torch.zeros(6, 6, 8)},
+        )[0]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", ["static_k", "static_v"])
+def test_keys_and_values_that_are_not_projected(given):
+    model = nn.Sequential(Static(nn.MultiheadAttention(16, 2)))
+    model[0].given = given
+    with tap(model, a="0:attn") as taps:
+        taps.run(inputs(batch_first=False))
+    with pytest.raises(SelectorError) as caught:
+        taps["a"]
+    assert str(caught.value) == (
+        "0:attn: attention with static_k or static_v has keys and values of its own; it cannot be read"
+    )

@@ -251,3 +251,27 @@ def test_a_script_module_has_no_hooks():
     model = nn.Sequential(torch.jit.script(nn.Linear(4, 4)), nn.Tanh())
     seen = probe(model, lambda: model(X))
     assert [len(seen.of(module)) for module in model] == [0, 1]
+
+
+def test_probes_of_one_model_in_two_threads():
+    """The second would take the flags of the first, which are those of evaluation, for the model's own."""
+    model, x = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train(), torch.ones(1, 2)
+    ended, order = threading.Event(), []
+
+    def second():
+        probe(model, lambda: (order.append("second"), ended.wait(5), model(x)))
+
+    thread = threading.Thread(target=second)
+
+    def first():
+        thread.start()
+        thread.join(0.2)  # without the lock, the second begins here
+        order.append("first")
+        model(x)
+
+    probe(model, first)
+    ended.set()
+    thread.join()
+    assert order == ["first", "second"]
+    assert all(module.training for module in model.modules())
+    assert len(probe(model, lambda: probe(model, lambda: model(x)) and model(x)).calls) == 6

@@ -203,3 +203,68 @@ def test_a_compiled_model(stack):
             assert taps.run(x + step) is None
             assert torch.allclose(taps["a"][2], model.layer[2](model.layer[1](model.layer[0](x + step))))
         assert fast(x).shape == (3, 2)
+
+
+@torch.no_grad()
+def test_a_first_forward_that_skips_a_tap_does_not_tell_where_to_stop():
+    model, x = Skips(), torch.randn(2, 4)
+    with Taps(model, {"a": "first", "b": "second"}, stop=True) as taps:
+        taps.run(x, skip=True)
+        assert taps.last is None
+        assert taps.run(x) is not None
+        assert taps["b"].shape == (2, 4)
+        assert taps.last == "second"
+        assert taps.run(x) is None
+
+
+@torch.no_grad()
+def test_inside_the_wrappers_of_transformers(transformer):
+    """They collect hidden states through hooks and a context of their own, which the stop must not leave open."""
+    model, batch = transformer("llama")
+    expected = copy.deepcopy(model)(**batch, output_hidden_states=True).hidden_states
+    with Taps(model, {"h": "hidden[1]"}, stop=True) as taps:
+        for _ in range(3):
+            taps.run(**batch, output_hidden_states=True)
+        assert torch.equal(taps["h"], expected[1])
+    found = model(**batch, output_hidden_states=True).hidden_states
+    assert [torch.equal(one, other) for one, other in zip(found, expected, strict=True)] == [True] * 5
+    assert model(**batch).hidden_states is None
+
+
+class Repeats(Skips):
+    """Runs its first layer as often as it is told to."""
+
+    def forward(self, x, times=1):
+        for _ in range(times):
+            x = self.first(x)
+        return self.head(self.second(x))
+
+
+@torch.no_grad()
+def test_more_calls_of_one_module_do_not_stand_for_another():
+    model, x = Repeats(), torch.randn(2, 4)
+    with Taps(model, {"a": "first#*", "b": "second"}, stop=True) as taps:
+        taps.run(x)
+        assert taps.run(x, times=3) is None
+        assert len(taps["a"]) == 3
+        assert taps["b"].shape == (2, 4)
+
+
+@torch.no_grad()
+def test_attention_in_compiled_code_cannot_be_stopped_at(transformer):
+    """After a stop torch skips these frames, and their hooks with them: refused instead of never called."""
+    model, batch = transformer("bert")
+    torch._dynamo.reset()
+    fast = torch.compile(model, backend="eager")
+    problem = "tap 'a' reads attention in compiled code, where no forward can stop; leave stop=True out"
+    with pytest.raises(SelectorError) as caught:
+        Taps(fast, {"a": "**.layer[1].attention.self:attn"}, stop=True)
+    assert str(caught.value) == problem
+    with pytest.raises(SelectorError) as caught, Taps(fast, {"a": "attention[1]"}, stop=True) as taps:
+        taps.run(**batch)
+    assert str(caught.value) == problem
+    taps = Taps(fast, {"a": "**.layer[1].attention.self:attn"})
+    assert taps.whole == problem
+    with taps:
+        assert taps.run(**batch) is not None
+        assert taps.run(**batch) is not None

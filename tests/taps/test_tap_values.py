@@ -85,6 +85,33 @@ def test_a_module_that_is_called_with_keywords_only(transformer):
     assert taps["a"] is taps["b"]
 
 
+class Named(nn.Module):
+    """Takes a state and a mask; is called by name, the mask first."""
+
+    def forward(self, state, mask=None):
+        return state * mask
+
+
+class Namer(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(mask=torch.ones(3), state=x)
+
+
+def test_the_input_is_the_first_in_the_signature():
+    x = torch.randn(2, 3)
+    with tap(Namer(Named()), a="inner:in") as taps:
+        taps.run(x)
+    assert taps["a"] is x
+    built_in = nn.Module()
+    built_in.forward = torch.mul
+    with tap(Namer(built_in), a="inner:in") as taps, pytest.raises(TypeError):
+        taps.run(x)  # torch.mul takes no mask; that it has no signature is no mistake
+
+
 def test_list_or_tensor_by_spelling(stack):
     model, x = stack
     with tap(model, one="layer[2]", many="layer[2:3]", first="{first}", calls="logits#*") as taps:
@@ -247,3 +274,53 @@ def test_recomputation_in_backward_is_not_recorded():
         (out.sum() + taps["it"].sum()).backward()
         assert len(calls) == 2
         assert taps["it"].shape == (2, 4)
+
+
+def test_a_tensor_that_is_changed_between_two_readings(stack):
+    model, x = stack
+    with tap(model, it="layer[0]:in") as taps:
+        taps.run(x)
+        assert taps["it"] is x
+        x.zero_()
+        with pytest.raises(SelectorError, match=r"^layer\.0:in: the tensor of tap 'it' was changed in place"):
+            taps["it"]
+
+
+@pytest.mark.parametrize("text", ["layer[0]", "layer[0]:in"])
+def test_inside_vmap_and_after(stack, text):
+    model, x = stack
+    with tap(model, it=text) as taps:
+        inside = torch.vmap(lambda row: (taps.run(row), taps["it"])[1])(x)
+        assert torch.equal(inside, x if text.endswith("in") else torch.vmap(model.layer[0])(x))
+        with pytest.raises(SelectorError) as caught:
+            taps["it"]
+    point = "layer.0:in" if text.endswith("in") else "layer.0:out"
+    assert str(caught.value) == f"{point}: the tensor of tap 'it' lives inside torch.func.vmap; read it there"
+
+
+def test_inside_a_gradient_and_after(stack):
+    model, x = stack
+    with tap(model, it="layer[0]") as taps:
+        found = torch.func.grad(lambda x: (taps.run(x), taps["it"].pow(2).sum())[1])(x)
+    expected = x.clone().requires_grad_()
+    out = model.layer[0](expected)
+    out.pow(2).sum().backward()
+    assert torch.equal(found, expected.grad)
+    assert torch.equal(taps["it"], out)
+
+
+def test_a_module_that_was_replaced_after_the_taps_were_made(stack, hooks):
+    model, x = stack
+    taps = tap(model, it="layer[1]", other="heads.self")
+    model.layer[1] = nn.Sequential(model.layer[1], nn.ReLU())
+    with pytest.raises(SelectorError) as caught:
+        taps.__enter__()
+    assert str(caught.value) == "'layer.1' of the model was replaced after these taps were made; make them anew"
+    assert hooks(model) == 0
+    model.layer[1] = model.layer[1][0]
+    with taps:
+        taps.run(x)
+    assert taps["it"].shape == (3, 4)
+    del model.heads["self"]
+    with pytest.raises(SelectorError, match=r"^'heads\.self' of the model was replaced after these taps were made"):
+        taps.__enter__()
