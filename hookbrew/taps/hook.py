@@ -19,7 +19,7 @@ from hookbrew.taps.pick import PORTS, pick
 from hookbrew.taps.selector import ALIAS, Range, chosen
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Point:
     """Where one hook reads: a module, a side of its call, and the element of it."""
 
@@ -127,10 +127,14 @@ class Store:
 
     def take(self, point: Point, value: Any) -> None:
         """Keep what the point's port and picks lead to; a mistake waits for the reader, as models may catch it."""
-        try:
-            found: Tensor | str = pick(value, point.picks, PORTS[point.port].noun)
-        except SelectorError as error:
-            found = str(error)
+        found: Tensor | str
+        if isinstance(value, Tensor) and not point.picks:  # nearly always, and between two layers code is cold
+            found = value
+        else:
+            try:
+                found = pick(value, point.picks, PORTS[point.port].noun)
+            except SelectorError as error:
+                found = str(error)
         if self.clone and isinstance(found, Tensor):
             found = found.clone()
         self.put(point, found, versions((found,)))
