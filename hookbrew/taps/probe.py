@@ -15,21 +15,19 @@ from typing import Any, Final, TypeVar
 
 import attrs
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hookbrew.errors import SelectorError
 from hookbrew.modes import kept, kept_random
 from hookbrew.taps.attention import ATTENTION
+from hookbrew.taps.functions import MULTIHEAD, SDPA, SOFTMAX, weighed
 from hookbrew.taps.pick import PREFERRED, fields, pick, shape
 from hookbrew.taps.resolve import unwrap
 from hookbrew.taps.selector import chosen
 
 T = TypeVar("T")
 
-KERNELS: Final = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
-SOFTMAX: Final = (F.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax)
 KERNEL: Final = 9
 """How surely a kernel is attention; a softmax counts by its dimensions, of which a router's has least."""
 
@@ -210,15 +208,9 @@ def default(output: Any) -> tuple[str, tuple[int, ...]]:
 
 def sure(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """How surely a function is attention: KERNEL, or the dimensions of a softmax over the last; 0 if it is not."""
-    if func in KERNELS:
+    if func in (SDPA, MULTIHEAD):
         return KERNEL
-    if func not in SOFTMAX:
-        return 0
-    value = args[0] if args else kwargs.get("input")
-    axis = args[1] if args[1:] else kwargs.get("dim")
-    if not isinstance(value, Tensor) or value.dim() < 3 or axis not in (-1, value.dim() - 1):
-        return 0
-    return min(value.dim(), KERNEL - 1)
+    return min(weighed(args, kwargs), KERNEL - 1) if func in SOFTMAX else 0
 
 
 def probed(calls: list[Call]) -> Probe:

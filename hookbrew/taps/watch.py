@@ -12,19 +12,15 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.bias import CausalBias
 from torch.overrides import TorchFunctionMode
 
 from hookbrew.taps.attention import Dense, Soft, dense
+from hookbrew.taps.functions import MULTIHEAD, PRODUCT, SDPA, SOFTMAX, weighed
 from hookbrew.taps.hook import Live, Point, Record, Store, versions
 from hookbrew.taps.multihead import from_function, from_module
 
-SOFTMAX: Final = (F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax)
-PRODUCT: Final = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
-SDPA: Final = F.scaled_dot_product_attention
-MULTIHEAD: Final = F.multi_head_attention_forward
 HEARD: Final = frozenset((SDPA, MULTIHEAD, *PRODUCT, *SOFTMAX))
 
 
@@ -74,7 +70,7 @@ class See(TorchFunctionMode):
         elif func in PRODUCT:
             other = "mat2" if "mat2" in kwargs else "other"
             self.product(args[0] if args else kwargs["input"], args[1] if args[1:] else kwargs[other], output)
-        elif output.dim() >= 3 and (args[1] if args[1:] else kwargs.get("dim")) in (-1, output.dim() - 1):
+        elif weighed(args, kwargs):
             self.softmax(args[0] if args else kwargs["input"], output)
 
     def keep(self, record: Record | str) -> None:
