@@ -3,6 +3,7 @@
     hb.tap(model, name="selector")      any layer of any model, by its module path
     hb.loss("kd_ce", temperature=8)     one term of what is minimised
     hb.callback("evaluate"), hb.augment("masking")
+    hb.params(model, depth=2)           how large a model is, module by module
     hb.Distillation(teacher, student, losses).fit(loader, epochs=3)
 
 `import hookbrew` imports no torch; a name does when it is first used.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hookbrew.distillation import Distillation, augment, callback, loss, schedule
     from hookbrew.errors import HookbrewError
+    from hookbrew.size import params
     from hookbrew.taps import Taps, tap
 
 __version__ = version("hookbrew")
@@ -28,11 +30,12 @@ HOMES = {
     "augment": "hookbrew.distillation",
     "callback": "hookbrew.distillation",
     "loss": "hookbrew.distillation",
+    "params": "hookbrew.size",
     "schedule": "hookbrew.distillation",
     "tap": "hookbrew.taps",
 }
 
-__all__ = ["Distillation", "HookbrewError", "Taps", "augment", "callback", "loss", "schedule", "tap"]
+__all__ = ["Distillation", "HookbrewError", "Taps", "augment", "callback", "loss", "params", "schedule", "tap"]
 
 
 def __getattr__(name: str) -> Any:

@@ -37,6 +37,18 @@ def looked(name: str, look: Look[T]) -> T:
         return once(build, look)
 
 
+def bare(name: str) -> nn.Module:
+    """A model without memory, on torch's meta device: its shapes, not its numbers. Raises HookbrewError."""
+    build = builder(name)
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception as error:
+        raise HookbrewError(
+            f"this model cannot be built from its configuration alone: {type(error).__name__}: {line(error)}"
+        ) from error
+
+
 def once(build: Callable[[], nn.Module], look: Look[T]) -> T:
     """The look at a model on the CPU, with a failure told in one line."""
     try:

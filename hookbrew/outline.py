@@ -28,6 +28,23 @@ def outlined(source: str, sets: Sequence[str], sides: Sequence[str], *, catalogu
     return [hub.looked(source, outline)]
 
 
+def built(source: str, sets: Sequence[str], sides: Sequence[str], *, catalogue: Catalogue) -> list[nn.Module]:
+    """The models themselves, to be counted: of a configuration those of the sides that it has, in that order.
+
+    A folder or a name of transformers gives one, without memory for its weights.
+    """
+    if not is_file(source):
+        return [hub.bare(source)]
+    document = read(source, sets)
+    with placed(document):
+        config = resolved(document, catalogue)
+        with kept_random(), factory.importing(config.pythonpath):
+            there = [side for side in sides if getattr(config, side) is not None]
+            if not there:
+                raise ConfigError([Problem(sides[0], f"there is no [{sides[0]}] table in this file")])
+            return [model(config, side) for side in there]
+
+
 def is_file(source: str) -> bool:
     """Whether a name means a configuration: a file, or what was meant to be one."""
     return source.endswith(".toml") or Path(source).is_file()

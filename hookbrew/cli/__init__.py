@@ -11,6 +11,7 @@ COMMANDS = {
     "run": "hookbrew.cli.run:run",
     "check": "hookbrew.cli.check:check",
     "taps": "hookbrew.cli.taps:taps",
+    "params": "hookbrew.cli.params:params",
     "config": "hookbrew.cli.config:config",
     "plugins": "hookbrew.cli.plugins:plugins",
 }

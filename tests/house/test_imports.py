@@ -16,7 +16,7 @@ ORDER = [
     ("plugin",),
     ("modes", "progress", "folder"),
     ("taps",),
-    ("objective",),
+    ("objective", "size"),
     ("loop",),
     ("distillation",),
     ("factory", "hub"),

@@ -14,6 +14,7 @@ def test_names():
         "augment",
         "callback",
         "loss",
+        "params",
         "schedule",
         "tap",
     ]

@@ -105,6 +105,20 @@ def test_taps_prints_a_layer_map(hookbrew, arguments):
     )
 
 
+@pytest.mark.usefixtures("untouched")
+def test_params_of_both_models(toy, hookbrew, edit):
+    done = hookbrew("params", "toy.toml", "--depth", "1")
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[1] == ["parameters", "331", "591", "1.79"]
+    assert [line[:3] for line in lines if line[:1] == ["model"]] == [["model", "Net", "331"], ["model", "Net", "591"]]
+
+
+def test_params_without_a_teacher(toy, hookbrew, edit):
+    edit('[teacher]\nfactory = "toyland:Net"\nwidth = 12\n', "")
+    assert hookbrew("params", "toy.toml", "--depth", "0").stdout.split()[9:12] == ["model", "Net", "331"]
+
+
 def test_a_layer_map_can_be_pasted(toy, hookbrew):
     text = (toy / "toy.toml").read_text()
     start, end = text.index('[[losses]]\ntype = "hidden_mse"'), text.index("[[callbacks]]")
