@@ -81,7 +81,7 @@ def size(model: nn.Module) -> str:
 def terms(objective: Objective) -> str:
     """One line for each term: what it compares with what, counted how, masked by what."""
     return "\n".join(
-        f"{term.name}: {objective.described(term)}, a mean over {term.scope.level}s"
+        f"{term.name}: {objective.described(term)}, a mean over {term.scope.counts}"
         + (f", {type(term.projection).__name__} projection" if term.projection is not None else "")
         for term in objective.terms
     )

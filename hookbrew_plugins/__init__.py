@@ -16,11 +16,37 @@ if TYPE_CHECKING:
 @hookimpl
 def hookbrew_register_losses(register: Register) -> None:
     """What the student is pulled towards."""
+    register("at", "hookbrew_plugins.losses.spatial:AT")
+    register("attention_ce", "hookbrew_plugins.losses.attention:AttentionCE")
+    register("attention_ce_mean", "hookbrew_plugins.losses.attention:AttentionCEMean")
+    register("attention_kl", "hookbrew_plugins.losses.attention:AttentionKL")
+    register("attention_mse", "hookbrew_plugins.losses.attention:AttentionMSE")
+    register("attention_mse_sum", "hookbrew_plugins.losses.attention:AttentionMSESum")
+    register("bce", "hookbrew_plugins.losses.multilabel:BCE")
     register("ce", "hookbrew_plugins.losses.labels:CE")
+    register("cka", "hookbrew_plugins.losses.kernels:CKA")
     register("cos", "hookbrew_plugins.losses.hidden:Cos")
+    register("dist", "hookbrew_plugins.losses.correlation:Dist")
+    register("dkd", "hookbrew_plugins.losses.decoupled:DKD")
     register("hidden_mse", "hookbrew_plugins.losses.hidden:HiddenMSE")
+    register("jsd", "hookbrew_plugins.losses.divergences:JSD")
+    register("kd_bce", "hookbrew_plugins.losses.multilabel:KDBCE")
     register("kd_ce", "hookbrew_plugins.losses.logits:KDCE")
     register("kd_mse", "hookbrew_plugins.losses.logits:KDMSE")
+    register("kl", "hookbrew_plugins.losses.divergences:KL")
+    register("nkd", "hookbrew_plugins.losses.decoupled:NKD")
+    register("pkd", "hookbrew_plugins.losses.hidden:PKD")
+    register("pkt", "hookbrew_plugins.losses.samples:PKT")
+    register("relation", "hookbrew_plugins.losses.relations:Relation")
+    register("rkd", "hookbrew_plugins.losses.samples:RKD")
+    register("rkl", "hookbrew_plugins.losses.divergences:RKL")
+    register("skl", "hookbrew_plugins.losses.divergences:SKL")
+    register("sp", "hookbrew_plugins.losses.samples:SP")
+    register("srkl", "hookbrew_plugins.losses.divergences:SRKL")
+    register("topk_tail", "hookbrew_plugins.losses.topk:TopKTail")
+    register("tvd", "hookbrew_plugins.losses.divergences:TVD")
+    register("value_relation", "hookbrew_plugins.losses.relations:ValueRelation")
+    register("vid", "hookbrew_plugins.losses.variational:VID")
 
 
 @hookimpl

@@ -14,6 +14,7 @@ COMMANDS = {
     "params": "hookbrew.cli.params:params",
     "config": "hookbrew.cli.config:config",
     "plugins": "hookbrew.cli.plugins:plugins",
+    "migrate": "hookbrew.cli.migrate:migrate",
 }
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from hookbrew.plugin import Catalogue
+
+WIDE = 72
+"""Characters of the last column: a pack has more losses than fit on a line."""
 
 HEADER = ("NAME", "VERSION", "FROM", "OFFERS")
 
@@ -40,7 +44,8 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
 def offers(row: Mapping[str, Any]) -> list[str]:
     """What stands in the last column."""
     if row["status"] == "ok":
-        return [f"{kind} {', '.join(names)}" for kind, names in row["offers"].items()] or ["nothing"]
+        listed = [f"{kind} {', '.join(names)}" for kind, names in row["offers"].items()] or ["nothing"]
+        return [line for text in listed for line in wrap(text, WIDE, subsequent_indent="  ")]
     if row["status"] == "blocked":
         return [row["why"]]
     return [f"failed: {row['why']}" + (f" ({row['where']})" if row["where"] else "")]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hookbrew.errors import ConfigError, ObjectiveError, Problem
 from hookbrew.objective.align import scope_of
+from hookbrew.objective.attended import ATTENDED, require_attended
 from hookbrew.objective.inputs import Names
 from hookbrew.objective.source import Source, collected
 from hookbrew.objective.term import Term
@@ -48,6 +49,8 @@ def paired(
     projection = projected(source, student, teacher)
     if isinstance(source.function, nn.Module):
         source.function.to(student.device)
+    if source.takes in ATTENDED:
+        require_attended(source.table.type, source.takes, student, teacher)
     if teacher is not None and source.takes in SAME:
         require_same(source, student, teacher, projected=projection is not None)
     return Term(

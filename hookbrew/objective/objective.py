@@ -113,8 +113,10 @@ class Objective:
         return {key: batch[key] for key in self._inputs[side]}
 
     def counts(self, batch: Mapping[str, Any], samples: int, device: torch.device) -> Tensor:
-        """The valid positions or samples of a batch for each term, (terms,); known before any forward."""
-        return torch.stack([count(valid(t.source, t.scope, batch, self.names)[0], samples, device) for t in self.terms])
+        """What is valid in a batch for each term, (terms,): positions, pairs or samples; known before any forward."""
+        masks = [valid(term.source, term.scope, batch, self.names)[0] for term in self.terms]
+        found = zip(self.terms, masks, strict=True)
+        return torch.stack([count(mask, term.scope.counts, samples, device) for term, mask in found])
 
     def sums(self, batch: Mapping[str, Any], counts: Tensor) -> Tensor:
         """The sum over valid positions of each term for the batch that `forward` saw, (terms,)."""

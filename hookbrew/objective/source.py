@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 import attrs
 from torch import Tensor, nn
@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from hookbrew import words
 from hookbrew.config import Loss
 from hookbrew.errors import ConfigError, HookbrewError, ObjectiveError, Problem
+from hookbrew.objective.attended import ATTENDED
 from hookbrew.progress import Scheduled
 
 ROLES = ("student", "teacher", "mask", "labels")
 """What a loss may ask for, by the names of its parameters."""
+
+Counts = Literal["positions", "pairs", "samples"]
+COUNTS: Final = get_args(Counts)
+"""What a loss may be a mean over, by the class variable `counts` of its options."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,7 +36,12 @@ class Source:
     roles: frozenset[str]
     """Which of ROLES the function takes."""
     takes: str
-    """The kind of tensor it compares: `logits`, `hidden`, or a word of its own, which asks for no equal shapes."""
+    """The kind of tensor it compares: `logits`, `hidden`, a kind of attention (ATTENDED), or a word of its own,
+    which asks for no equal shapes."""
+    marks: bool
+    """Whether a label of -100 takes its row out; a loss that only looks at labels says no."""
+    counts: Counts | None
+    """What it is a mean over; None where its tensors tell."""
     weight: Scheduled
 
     @property
@@ -64,6 +74,9 @@ def build(table: Loss, name: str, path: str) -> Source:
     """The source of one table."""
     function = table.options.build()
     schedule = table.weight.schedule
+    counts = getattr(table.options, "counts", None)
+    if counts is not None and counts not in COUNTS:
+        raise ObjectiveError(f"loss {table.type!r} counts {counts!r}; {words.hint(str(counts), COUNTS)}")
     return Source(
         path=path,
         name=name,
@@ -71,6 +84,8 @@ def build(table: Loss, name: str, path: str) -> Source:
         function=function,
         roles=roles_of(function, table.type),
         takes=getattr(table.options, "takes", "logits"),
+        marks=getattr(table.options, "marks", True),
+        counts=counts,
         weight=Scheduled(table.weight.base, None if schedule is None else schedule.options.build()),
     )
 
@@ -84,10 +99,14 @@ def require_sides(source: Source, taught: bool) -> None:
         sides = {"student": source.table.student, "teacher": source.table.teacher if source.compares else ""}
         lacking = [side for side, selector in sides.items() if selector is None]
         if lacking:
-            keys = " and ".join(f'{side} = "..."' for side in lacking)
+            attended = ATTENDED.get(source.takes)
+            what, example = (attended.what, attended.selector) if attended else ("hidden tensors", "...")
+            keys = " and ".join(f'{side} = "{example}"' for side in lacking)
             raise ObjectiveError(
-                f"loss {kind!r} compares hidden tensors: name them with {keys} (`hookbrew taps` lists what there is)"
+                f"loss {kind!r} compares {what}: name them with {keys} (`hookbrew taps` lists what there is)"
             )
+    if source.takes in ATTENDED and source.table.projection is not None:
+        raise ObjectiveError(f"projection: loss {kind!r} compares tokens with tokens, not features; leave this key out")
     if not source.compares:
         for key in ("teacher", "projection"):
             if getattr(source.table, key) is not None:

@@ -68,6 +68,18 @@ def mean_over_batch(trial: Trial) -> None:
 
 
 @law()
+def micro_batches(trial: Trial) -> None:
+    """The losses of the parts of a batch, weighed by what each of them counts, are the loss of the whole."""
+    inputs = trial.inputs() | {"mask": trial.mask()}
+    parts = [{role: x[part] for role, x in inputs.items()} for part in (slice(1), slice(1, None))]
+    counts = torch.stack([trial.count(part) for part in parts])
+    whole, values = trial.value(inputs), torch.stack([trial.value(part) for part in parts])
+    mean = (values * counts).sum(dim=0) / counts.sum()
+    same = whole.shape == mean.shape and torch.allclose(whole, mean, rtol=1e-4, atol=1e-6)
+    require(same, f"the whole batch gives {read(whole)}, its parts {read(mean)} ({trial})")
+
+
+@law()
 def order_irrelevant(trial: Trial) -> None:
     """The order of the samples does not matter."""
     inputs = trial.inputs()
@@ -162,7 +174,7 @@ def full_mask(trial: Trial) -> None:
 def masked_out(trial: Trial) -> None:
     """What stands where the mask is False never counts, not even nan, and gets no gradient."""
     inputs = trial.inputs() | {"mask": trial.mask()}
-    hole = ~inputs["mask"].unsqueeze(-1)
+    hole = trial.hole(inputs["mask"])
     for content in (1e3, float("nan")):
         filled = inputs | {side: inputs[side].masked_fill(hole, content) for side in ("student", "teacher")}
         require_equal(trial, inputs, filled, f"{content} where the mask is False")
@@ -221,6 +233,7 @@ PROPERTIES = (
     zero_at_agreement,
     flat_at_agreement,
     mean_over_batch,
+    micro_batches,
     order_irrelevant,
     deterministic,
     inputs_untouched,

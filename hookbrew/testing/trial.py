@@ -1,13 +1,12 @@
 """A trial: one loss with random inputs of one shape.
 
-B batch, L tokens, D the last dimension: features, or classes C.
+B batch, L tokens, D the last dimension: features, or classes C. Tensors of an attention have heads, H, before tokens.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,11 +16,23 @@ from torch import Tensor, nn
 
 from hookbrew import words
 from hookbrew.errors import ObjectiveError
+from hookbrew.objective.align import count
+from hookbrew.objective.attended import ATTENDED, places
+from hookbrew.objective.source import Counts
 from hookbrew.testing.kit import require
 
 Inputs = dict[str, Tensor]
 ROLES = ("student", "teacher", "mask", "labels")
-SHAPES = {"logits": ((6, 5), (3, 4, 5)), "hidden": ((6, 5), (3, 4, 5))}
+ROWS, MAP = ((6, 5), (3, 4, 5)), ((3, 2, 4, 4),)
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "logits": ROWS,
+    "hidden": ROWS,
+    "features": ROWS,
+    "attention": MAP,
+    "probabilities": MAP,
+    "scores": MAP,
+    "relation": ((3, 2, 4, 24),),
+}
 """The shapes of student and teacher for each word in `takes`. A loss may refuse some, with ObjectiveError."""
 
 
@@ -42,17 +53,39 @@ class Trial:
         tokens = {"tokens"} if len(self.shape) == 3 else set()
         return self.roles | {taken(self.options)} | ({"temperature"} & names) | tokens
 
+    @property
+    def places(self) -> torch.Size:
+        """The shape of a mask, (B,) or (B, L)."""
+        return places(taken(self.options), torch.Size(self.shape))
+
     def inputs(self, dtype: torch.dtype = torch.float32) -> Inputs:
         """Random inputs, the same at each call: student and teacher (..., D), labels (...); no mask."""
         generator = torch.Generator().manual_seed(len(self.shape))
         student, teacher = (torch.randn(self.shape, generator=generator).to(dtype) for _ in range(2))
-        labels = torch.randint(self.shape[-1], self.shape[:-1], generator=generator)
+        if taken(self.options) == "probabilities":
+            student, teacher = student.softmax(dim=-1), teacher.softmax(dim=-1)
+        labels = torch.randint(self.shape[-1], self.places, generator=generator)
         return {"student": student, "teacher": teacher, "labels": labels}
 
     def mask(self) -> Tensor:
         """A mask (...) that is False at every third position."""
-        positions = torch.arange(math.prod(self.shape[:-1]))
-        return (positions % 3 != 1).view(self.shape[:-1])
+        positions = torch.arange(self.places.numel())
+        return (positions % 3 != 1).view(self.places)
+
+    def hole(self, mask: Tensor) -> Tensor:
+        """Where the student's tensor holds nothing that counts, bool, broadcast to its shape."""
+        kind = ATTENDED.get(taken(self.options))
+        if kind is None:
+            return ~mask.unsqueeze(-1)
+        queries = mask[:, None, :, None]
+        return ~(queries & mask[:, None, None, :]) if kind.square else ~queries
+
+    def count(self, inputs: Inputs) -> Tensor:
+        """How much the loss of these inputs weighs against that of others, as in a step of several batches."""
+        mask = inputs.get("mask") if "mask" in self.roles else None
+        inferred: Counts = "positions" if len(self.places) > 1 else "samples"
+        counts: Counts = getattr(self.options, "counts", None) or inferred
+        return count(mask, counts, len(inputs["student"]), torch.device("cpu"))
 
     def value(self, inputs: Inputs) -> Tensor:
         """What the loss gives for those of the inputs that it takes."""

@@ -42,6 +42,24 @@ class Cos:
         return partial(cos, epsilon=self.epsilon)
 
 
+@options
+class PKD:
+    """Squared distance of the directions of first tokens, mean over samples (Patient KD, Sun et al. 2019, 3.2).
+
+    The first token is the first that the mask leaves: [CLS], on whichever side the padding is.
+    """
+
+    takes: ClassVar[str] = "hidden"
+    counts: ClassVar[str] = "samples"
+
+    epsilon: float = positive(1e-8)
+    """A vector shorter than this has no direction: it counts as 0, without a gradient."""
+
+    def build(self) -> Callable[..., Tensor]:
+        """The loss, as a function of student, teacher and mask."""
+        return partial(pkd, epsilon=self.epsilon)
+
+
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """mean_d (student_d - teacher_d)^2, mean over valid positions, a scalar.
 
@@ -67,6 +85,31 @@ def cos(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, epsilon
     short = (ours < epsilon) | (theirs < epsilon)
     dot = (student * teacher).sum(dim=-1).masked_fill(short, 0.0)
     return valid_mean(1.0 - dot / (ours * theirs).masked_fill(short, 1.0), mask)
+
+
+def pkd(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, epsilon: float = 1e-8) -> Tensor:
+    """sum_d (student_d / |student| - teacher_d / |teacher|)^2 of first tokens, mean over samples, a scalar from 0 to 4.
+
+    student, teacher: (B, L, D), or (B, D) of first tokens already; the teacher receives no gradient. mask: bool (B, L)
+    or (B,); a sample without any valid token does not count. A vector shorter than epsilon counts as 0 and gets no
+    gradient. TextBrewer's `pkd`, which takes position 0 whatever the mask says and has no epsilon.
+
+    Raises ObjectiveError when the shapes do not fit.
+    """
+    student, teacher = paired(student, teacher, mask, "features")
+    if student.dim() > 2:
+        place = 0 if mask is None else mask.int().argmax(dim=1)
+        samples = torch.arange(len(student), device=student.device)
+        student, teacher = student[samples, place], teacher[samples, place]
+        mask = None if mask is None else mask.any(dim=1)
+    return valid_mean((unit(student, epsilon) - unit(teacher, epsilon)).square().sum(dim=-1), mask)
+
+
+def unit(vectors: Tensor, epsilon: float) -> Tensor:
+    """Vectors of length 1 over the last dimension; zeros, without a gradient, for one that is shorter than epsilon."""
+    size = lengths(vectors).unsqueeze(-1)
+    short = size < epsilon
+    return vectors.masked_fill(short, 0.0) / size.masked_fill(short, 1.0)
 
 
 def lengths(vectors: Tensor) -> Tensor:

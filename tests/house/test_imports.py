@@ -14,7 +14,7 @@ ORDER = [
     ("options",),
     ("config",),
     ("plugin",),
-    ("modes", "progress", "folder"),
+    ("modes", "progress", "folder", "migrate"),
     ("taps",),
     ("objective", "size"),
     ("loop",),

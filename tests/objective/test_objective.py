@@ -341,3 +341,11 @@ def test_a_number_never_makes_two_names_equal(tagger, batches, measured):
     tables = [hb.loss("ce"), hb.loss("ce"), hb.loss("ce", name="ce_2")]
     objective = measured(tagger(), None, *batches([3, 2]), *tables)
     assert len({term.name for term in objective.terms}) == 3
+
+
+def test_labels_that_a_loss_only_looks_at_take_nothing_out(tagger, batches, measured):
+    """With probability_shift a row without a label is compared as the teacher gave it."""
+    (batch,) = batches([4, 2, 3, 5])
+    half = {**batch, "labels": batch["labels"].index_fill(0, torch.tensor([1, 2]), -100)}
+    objective = measured(tagger(8), tagger(8), half, hb.loss("kl", probability_shift=True), hb.loss("ce"))
+    assert objective.counts(half, 4, torch.device("cpu")).tolist() == [4.0, 2.0]

@@ -20,15 +20,62 @@ TEXTBREWER = {"temperature_scale"}
 """What a loss loses without its T^2: parity is the only reason for that switch."""
 SMOOTHED = {"impossible_class"}
 """Smoothing puts a share of each label on every class that is not -inf, on one at -10,000 too."""
+STANDARD = {"impossible_class"}
+"""Mean and deviation of a row know every class that is not -inf."""
+CWSM = {"gradcheck", "micro_batches"}
+"""The temperature of a row is a constant to the gradient, and around the mean of the batch."""
+FLSW = CWSM | {"impossible_class"}
+"""The similarity of two rows knows every class."""
+SHIFTED = {"zero_at_agreement", "flat_at_agreement"}
+"""A teacher that puts the label first is not the student any more."""
 
 VARIANTS = [
     ("losses", "ce", {"label_smoothing": 0.1}, SMOOTHED),
     ("losses", "cos", {"epsilon": 0.01}, set()),
+    ("losses", "at", {"power": 1.0}, set()),
+    ("losses", "at", {"power": 4.0, "epsilon": 0.001}, set()),
+    ("losses", "cka", {"epsilon": 0.001}, set()),
+    ("losses", "pkd", {"epsilon": 0.01}, set()),
+    ("losses", "pkt", {"epsilon": 0.001}, set()),
+    ("losses", "relation", {"heads": 1}, set()),
+    ("losses", "relation", {"heads": 6}, set()),
+    ("losses", "rkd", {"angle": 0.0}, set()),
+    ("losses", "rkd", {"distance": 0.0}, set()),
+    ("losses", "vid", {"features": 5}, set()),
+    ("losses", "vid", {"variance": 0.1, "epsilon": 0.01}, set()),
     ("losses", "kd_ce", {"temperature": 1.0}, set()),
     ("losses", "kd_ce", {"temperature": 20.0}, set()),
     ("losses", "kd_ce", {"t_squared": False}, TEXTBREWER),
     ("losses", "kd_mse", {"temperature": 8.0}, set()),
     ("losses", "kd_mse", {"temperature": 2.0, "t_squared": False}, TEXTBREWER),
+    ("losses", "dist", {"temperature": 4.0, "t_squared": False}, set()),
+    ("losses", "dkd", {"temperature": 1.0, "alpha": 2.0, "beta": 0.5}, set()),
+    ("losses", "dkd", {"standardize": True}, STANDARD),
+    ("losses", "dkd", {"t_squared": False}, TEXTBREWER),
+    ("losses", "jsd", {"beta": 0.0}, set()),
+    ("losses", "jsd", {"beta": 1.0}, set()),
+    ("losses", "jsd", {"beta": 0.1, "standardize": True}, STANDARD),
+    ("losses", "kd_bce", {"temperature": 4.0}, set()),
+    ("losses", "kd_ce", {"standardize": True}, STANDARD),
+    ("losses", "kd_ce", {"dynamic": "flsw"}, FLSW),
+    ("losses", "kd_ce", {"dynamic": "cwsm"}, CWSM),
+    ("losses", "kd_ce", {"probability_shift": True}, SHIFTED - {"zero_at_agreement"}),
+    ("losses", "kd_mse", {"dynamic": "flsw", "t_squared": False}, CWSM | TEXTBREWER),
+    ("losses", "kd_mse", {"probability_shift": True, "standardize": True}, SHIFTED),
+    ("losses", "kl", {"temperature": 1.0}, set()),
+    ("losses", "kl", {"t_squared": False}, TEXTBREWER),
+    ("losses", "kl", {"standardize": True}, STANDARD),
+    ("losses", "kl", {"dynamic": "flsw", "gamma": 1.5}, FLSW),
+    ("losses", "kl", {"dynamic": "cwsm", "beta": 0.5}, CWSM),
+    ("losses", "kl", {"probability_shift": True}, SHIFTED),
+    ("losses", "nkd", {"temperature": 4.0}, set()),
+    ("losses", "rkl", {"temperature": 4.0, "standardize": True}, STANDARD),
+    ("losses", "skl", {"skew": 0.0}, set()),
+    ("losses", "skl", {"skew": 0.5, "temperature": 4.0}, set()),
+    ("losses", "srkl", {"skew": 0.0}, set()),
+    ("losses", "srkl", {"skew": 0.5, "standardize": True}, STANDARD),
+    ("losses", "topk_tail", {"k": 2, "temperature": 4.0}, set()),
+    ("losses", "tvd", {"temperature": 4.0}, set()),
     ("schedules", "constant", {"value": 0.3}, set()),
     ("schedules", "linear_decay", {"start": 0.9, "end": 0.1}, set()),
     ("schedules", "linear_growth", {"start": 0.1, "end": 0.9}, set()),
@@ -72,12 +119,18 @@ def test_no_exemption_is_stale(name):
                 check()
 
 
-@pytest.mark.parametrize("name", PACK.names("losses"))
-def test_losses_take_pooled_and_token_tensors(name):
-    """A shape check that refuses too much would empty the kit in silence."""
-    from hookbrew.testing.trial import trials
+REFUSED = {"at": [(6, 5)]}
+"""Shapes that are no use to a loss: a pooled vector has no places."""
 
-    assert [len(trial.shape) for trial in trials(PACK.load("losses", name)())] == [2, 3]
+
+@pytest.mark.parametrize("name", PACK.names("losses"))
+def test_losses_take_every_shape_of_their_kind(name):
+    """A shape check that refuses too much would empty the kit in silence."""
+    from hookbrew.testing.trial import SHAPES, taken, trials
+
+    made = PACK.load("losses", name)()
+    expected = [shape for shape in SHAPES[taken(made)] if shape not in REFUSED.get(name, [])]
+    assert [trial.shape for trial in trials(made)] == expected
 
 
 @pytest.mark.parametrize(("kind", "name"), entries())

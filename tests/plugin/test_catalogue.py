@@ -56,39 +56,39 @@ def test_a_name_of_another_kind(pack):
 
 
 def test_a_failed_plugin_is_named_with_its_reason(site, sound):
-    sound("dkd")
+    sound("dxd")
     site("hookbrew-broken", "0.1", "broken = hb_broken", "import not_installed_thing\n")
-    assert catalogue().explain("losses", "dkdd") == (
-        "no loss called 'dkdd'; did you mean 'dkd'?; plugin broken (hookbrew-broken 0.1) failed to load: "
+    assert catalogue().explain("losses", "dxdd") == (
+        "no loss called 'dxdd'; did you mean 'dxd'?; plugin broken (hookbrew-broken 0.1) failed to load: "
         "ModuleNotFoundError: No module named 'not_installed_thing'"
     )
 
 
 def test_two_plugins_with_one_name(sound):
-    sound("alpha", loss="dkd")
-    sound("beta", loss="dkd")
+    sound("alpha", loss="dxd")
+    sound("beta", loss="dxd")
     known = catalogue()
-    both = "loss 'dkd' is registered by both alpha (hookbrew-alpha 0.3) and beta (hookbrew-beta 0.3)"
+    both = "loss 'dxd' is registered by both alpha (hookbrew-alpha 0.3) and beta (hookbrew-beta 0.3)"
     assert [plugin.name for plugin in known.plugins] == ["standard", "alpha"]
     assert [(f.name, f.why) for f in known.failed] == [("beta", both)]
-    assert "dkd" not in known.names("losses")
+    assert "dxd" not in known.names("losses")
     with pytest.raises(PluginError) as caught:
-        known.entry("losses", "dkd")
+        known.entry("losses", "dxd")
     assert str(caught.value) == f"{both}; leave one out: HOOKBREW_BLOCK=beta"
 
 
 def test_the_way_out_of_a_contested_name(sound, monkeypatch):
-    sound("alpha", loss="dkd")
-    sound("beta", loss="dkd")
+    sound("alpha", loss="dxd")
+    sound("beta", loss="dxd")
     monkeypatch.setenv("HOOKBREW_BLOCK", "alpha")
-    assert catalogue().entry("losses", "dkd").plugin.name == "beta"
+    assert catalogue().entry("losses", "dxd").plugin.name == "beta"
 
 
 def test_a_third_owner_of_a_name_is_told_too(sound):
     for name in ("alpha", "beta", "gamma"):
-        sound(name, loss="dkd")
-    assert catalogue().explain("losses", "dkd") == (
-        "loss 'dkd' is registered by alpha (hookbrew-alpha 0.3), beta (hookbrew-beta 0.3) "
+        sound(name, loss="dxd")
+    assert catalogue().explain("losses", "dxd") == (
+        "loss 'dxd' is registered by alpha (hookbrew-alpha 0.3), beta (hookbrew-beta 0.3) "
         "and gamma (hookbrew-gamma 0.3); leave all but one out: HOOKBREW_BLOCK=beta,gamma"
     )
 

@@ -4,16 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from textwrap import wrap
 
 import pytest
 from click.testing import CliRunner
 
+import hookbrew_plugins
 from hookbrew.cli import main
+from hookbrew.plugin import catalogue
 
 HEAD = "from hookbrew.plugin import hookimpl\n"
 HOOK = "def hookbrew_register_losses(register):\n    register('{}', 'hb_nothing:X')\n"
-STANDARD = """\
-standard  0.1.0    hookbrew           losses ce, cos, hidden_mse, kd_ce, kd_mse
+NAMES = ", ".join(catalogue(discover=False, plugins=[hookbrew_plugins]).names("losses"))
+LOSSES = ("\n" + 38 * " ").join(wrap(f"losses {NAMES}", 72, subsequent_indent="  "))
+STANDARD = f"""\
+standard  0.1.0    hookbrew           {LOSSES}
                                       schedules constant, cosine, linear, linear_decay, linear_growth
                                       projections linear, relu, tanh
                                       augments masking
@@ -138,5 +143,5 @@ def completed(words):
 
 
 def test_completion():
-    assert completed("hookbrew plugins show kd_") == ["kd_ce", "kd_mse"]
+    assert completed("hookbrew plugins show kd_") == ["kd_bce", "kd_ce", "kd_mse"]
     assert completed("hookbrew plu") == ["plugins"]

@@ -222,7 +222,9 @@ def test_ctrl_c_ends_a_run_cleanly(toy):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    # A shell says 130 to both. Python ends itself by the signal, whoever caught it, if it struck inside an
+    # exec() of text, as where torch makes a class at first use (CPython's run_eval_code_obj).
+    assert process.returncode in (130, -signal.SIGINT), err
     assert "Traceback" not in err
     status = json.loads((toy / "runs/toy/status.json").read_text())
     assert status["status"] == "stopped"

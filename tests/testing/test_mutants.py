@@ -20,6 +20,7 @@ PASSES = {
     "zero_at_agreement",
     "flat_at_agreement",
     "mean_over_batch",
+    "micro_batches",
     "order_irrelevant",
     "deterministic",
     "inputs_untouched",
@@ -148,6 +149,14 @@ def mask_without_count(student, teacher, mask=None, *, temperature):
     return rows.mean() * temperature**2
 
 
+def mean_of_means(student, teacher, mask=None, *, temperature):
+    if mask is None or mask.dim() < 2:
+        return reference(student, teacher, mask, temperature=temperature)
+    sides = zip(student, teacher, mask, strict=True)
+    found = [reference(s, t, m, temperature=temperature) for s, t, m in sides if m.any()]
+    return sum(found, student.nansum() * 0.0) / max(1, len(found))
+
+
 def divided_by_nothing(student, teacher, mask=None, *, temperature):
     student, teacher = prepared(student, teacher, mask)
     rows = divergence(F.log_softmax(student / temperature, -1), F.log_softmax(teacher / temperature, -1))
@@ -190,6 +199,7 @@ MORE = [
     (mask_forgotten, "masked_out"),
     (mask_multiplied_late, "masked_out"),
     (mask_without_count, "mean_over_valid"),
+    (mean_of_means, "micro_batches"),
     (divided_by_nothing, "empty_mask"),
     (viewed, "any_strides"),
 ]
