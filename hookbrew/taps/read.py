@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._C._functorch import maybe_current_level, maybe_get_level
 
 from hookbrew.errors import AmbiguousCallError, MutatedError, NotCalledError, SelectorError
 from hookbrew.taps.attention import ATTENTION, densified
-from hookbrew.taps.hook import Point, Seen
+from hookbrew.taps.hook import Point, Seen, Store
 from hookbrew.taps.resolve import unwrap
 from hookbrew.taps.selector import Range
 
@@ -45,10 +46,23 @@ def uncalled(point: Point, model: nn.Module) -> str:
     return f"{text} (parents read its weights directly or skip it)"
 
 
-def value(name: str, point: Point, seen: Seen, *, graded: bool) -> Tensor:
+def value(name: str, point: Point, number: int, store: Store, model: nn.Module) -> Tensor:
+    """One tensor of the last forward of the model; attention is computed when it is read first."""
+    assert store.calls is not None
+    seen, key = store.calls[point][number], (point, number, torch.is_grad_enabled())
+    if key in store.memo:
+        return store.memo[key]
+    # Asked last: a model with adapters may have thousands of parameters before the first that is trained.
+    lost = store.graded and not seen.graded and any(parameter.requires_grad for parameter in model.parameters())
+    found = checked(name, point, seen, lost=lost)
+    store.computed(point, number, found)
+    return found
+
+
+def checked(name: str, point: Point, seen: Seen, *, lost: bool) -> Tensor:
     """The tensor, if there is one and nothing has happened to it; nested ones are filled up with zeros.
 
-    graded: whether it should have a gradient, as gradients were on and the model is trained.
+    lost: whether it should have a gradient, and the model computed it without.
     """
     if isinstance(seen.value, str):
         raise SelectorError(f"{point}: {seen.value}")
@@ -60,7 +74,7 @@ def value(name: str, point: Point, seen: Seen, *, graded: bool) -> Tensor:
         )
     if any(isinstance(tensor, Tensor) and escaped(tensor) for tensor in tensors):
         raise SelectorError(f"{point}: the tensor of tap {name!r} lives inside torch.func.vmap; read it there")
-    if graded and not seen.graded:
+    if lost:
         raise SelectorError(
             f"{point}: the model computed the tensor of tap {name!r} without a gradient, in a checkpoint or under"
             " no_grad; use_reentrant=False keeps it in checkpoints, and under torch.no_grad() run() asks for none"

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hookbrew.errors import SelectorError
 from hookbrew.taps.alias import expanded, is_alias
@@ -82,6 +82,15 @@ class Taps:
     def whole(self) -> str | None:
         """Why all forwards have to be whole; None if they can stop."""
         return whole(self._model, {name: [read.point for read in reads] for name, (_, reads) in self._taps.items()})
+
+    @property
+    def stop(self) -> bool:
+        """Whether forwards end with the last tensor that is read; setting it forgets where that was."""
+        return self._stop
+
+    @stop.setter
+    def stop(self, stop: bool) -> None:
+        self._stop, self._store.need = stop, None
 
     @property
     def last(self) -> str | None:
@@ -176,23 +185,11 @@ class Taps:
             raise SelectorError(f"tap {name!r} has nothing to read: no forward has gone through run()")
         selector, reads = self._taps[name]
         found = [
-            self._value(name, read.point, number)
+            value(name, read.point, number, self._store, self._inner)
             for read in reads
             for number in numbers(read.point, self._model, len(calls.get(read.point, ())), read.call)
         ]
         return found if selector.many else found[0]
-
-    def _value(self, name: str, point: Point, number: int) -> Tensor:
-        """One tensor; attention is computed when it is read first."""
-        store = self._store
-        assert store.calls is not None
-        seen, key = store.calls[point][number], (point, number, torch.is_grad_enabled())
-        if key in store.memo:
-            return store.memo[key]
-        graded = store.graded and any(parameter.requires_grad for parameter in self._inner.parameters())
-        found = value(name, point, seen, graded=graded)
-        store.computed(point, number, found)
-        return found
 
 
 def tap(model: nn.Module, /, **selectors: str) -> Taps:

@@ -136,6 +136,19 @@ def test_training_with_a_teacher_that_stops(tagger, batches):
     assert seen == [True] * 4 + [False] * 4
 
 
+def test_a_second_fit_may_let_the_teacher_go_on(tagger, batches):
+    seen = []
+
+    class Look:
+        def forward_end(self, state):
+            seen.append(state.teacher_out is None)
+
+    run = hb.Distillation(tagger(12), tagger(8), [HIDDEN])
+    for stop in (True, False, True):
+        run.fit(batches([3, 2]), epochs=1, callbacks=[Look()], stop_teacher=stop)
+    assert seen == [True, False, True]
+
+
 def test_a_list_is_read_once_for_all_its_terms(tagger, batches, made, monkeypatch):
     (batch,) = batches([3, 2])
     objective = made(tagger(8), tagger(12), HIDDEN)

@@ -268,3 +268,18 @@ def test_attention_in_compiled_code_cannot_be_stopped_at(transformer):
     with taps:
         assert taps.run(**batch) is not None
         assert taps.run(**batch) is not None
+
+
+@torch.no_grad()
+def test_switching_it_off_and_on(stack):
+    model, x = stack
+    with Taps(model, {"a": "layer[1]"}, stop=True) as taps:
+        taps.run(x)
+        assert taps.run(x) is None
+        taps.stop = False
+        assert taps.last is None
+        assert taps.run(x) is not None
+        assert taps.run(x) is not None
+        taps.stop = True
+        assert taps.run(x) is not None  # whole, to learn anew
+        assert taps.run(x) is None
