@@ -90,6 +90,7 @@ class Taps:
 
     @stop.setter
     def stop(self, stop: bool) -> None:
+        """The next forward is whole in either case."""
         self._stop, self._store.need = stop, None
 
     @property
