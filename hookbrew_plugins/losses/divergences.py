@@ -22,6 +22,23 @@ from hookbrew_plugins.losses.teaching import Taught
 
 
 @options
+class Softened:
+    """Options of a divergence between two softened distributions."""
+
+    temperature: float = positive(1.0)
+    """T: divides the logits of both; higher is softer."""
+    t_squared: bool = True
+    """Multiply by T^2, so that the gradient keeps its size whatever T is; false is what GKD and TextBrewer do."""
+    standardize: bool = False
+    """Give the logits of each row mean 0 and deviation 1 before T divides them (Sun et al. 2024)."""
+
+    def softly(self, loss: Callable[..., Tensor], **own: float) -> Callable[..., Tensor]:
+        """The loss with these options and its own."""
+        made = partial(loss, temperature=self.temperature, t_squared=self.t_squared, standardize=self.standardize)
+        return partial(made, **own)
+
+
+@options
 class KL(Taught):
     """Forward Kullback-Leibler divergence, T^2 sum_c p_c log(p_c / q_c), mean over valid positions.
 
@@ -36,7 +53,7 @@ class KL(Taught):
 
 
 @options
-class RKL:
+class RKL(Softened):
     """Reverse Kullback-Leibler divergence, T^2 sum_c q_c log(q_c / p_c), mean over valid positions.
 
     The student settles on what the teacher finds likely instead of covering all of it (MiniLLM, Gu et al. 2024).
@@ -45,20 +62,13 @@ class RKL:
 
     takes: ClassVar[str] = "logits"
 
-    temperature: float = positive(1.0)
-    """T: divides the logits of both; higher is softer."""
-    t_squared: bool = True
-    """Multiply by T^2, so that the gradient keeps its size whatever T is."""
-    standardize: bool = False
-    """Give the logits of each row mean 0 and deviation 1 before T divides them (Sun et al. 2024)."""
-
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask."""
-        return partial(rkl, temperature=self.temperature, t_squared=self.t_squared, standardize=self.standardize)
+        return self.softly(rkl)
 
 
 @options
-class JSD:
+class JSD(Softened):
     """Generalised Jensen-Shannon divergence, T^2 (b KL(p || m) + (1 - b) KL(q || m)), m = b p + (1 - b) q.
 
     b is `beta`; the mean is over valid positions. Bounded, symmetric at b = 0.5 (GKD, Agarwal et al. 2024, eq. 1).
@@ -68,23 +78,16 @@ class JSD:
 
     takes: ClassVar[str] = "logits"
 
-    temperature: float = positive(1.0)
-    """T: divides the logits of both; higher is softer."""
-    t_squared: bool = True
-    """Multiply by T^2, so that the gradient keeps its size whatever T is; false is what GKD does."""
-    standardize: bool = False
-    """Give the logits of each row mean 0 and deviation 1 before T divides them (Sun et al. 2024)."""
     beta: float = fraction(0.5)
     """The teacher's share of the mixture: 0 forward KL, 1 reverse KL."""
 
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask."""
-        common = partial(jsd, temperature=self.temperature, t_squared=self.t_squared, standardize=self.standardize)
-        return partial(common, beta=self.beta)
+        return self.softly(jsd, beta=self.beta)
 
 
 @options
-class SKL:
+class SKL(Softened):
     """Skew Kullback-Leibler divergence, T^2 KL(p || s p + (1 - s) q), mean over valid positions.
 
     s is `skew` (DistiLLM, Ko et al. 2024). Finite even where the student has no mass.
@@ -92,23 +95,16 @@ class SKL:
 
     takes: ClassVar[str] = "logits"
 
-    temperature: float = positive(1.0)
-    """T: divides the logits of both; higher is softer."""
-    t_squared: bool = True
-    """Multiply by T^2, so that the gradient keeps its size whatever T is."""
-    standardize: bool = False
-    """Give the logits of each row mean 0 and deviation 1 before T divides them (Sun et al. 2024)."""
     skew: float = attrs.field(default=0.1, validator=validators.and_(validators.ge(0), validators.lt(1)))
     """The teacher's share of the mixture; 0 is `kl`."""
 
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask."""
-        common = partial(skl, temperature=self.temperature, t_squared=self.t_squared, standardize=self.standardize)
-        return partial(common, skew=self.skew)
+        return self.softly(skl, skew=self.skew)
 
 
 @options
-class SRKL:
+class SRKL(Softened):
     """Skew reverse Kullback-Leibler divergence, T^2 KL(q || s q + (1 - s) p), mean over valid positions.
 
     s is `skew` (DistiLLM, Ko et al. 2024). Finite even where the teacher has no mass.
@@ -116,19 +112,12 @@ class SRKL:
 
     takes: ClassVar[str] = "logits"
 
-    temperature: float = positive(1.0)
-    """T: divides the logits of both; higher is softer."""
-    t_squared: bool = True
-    """Multiply by T^2, so that the gradient keeps its size whatever T is."""
-    standardize: bool = False
-    """Give the logits of each row mean 0 and deviation 1 before T divides them (Sun et al. 2024)."""
     skew: float = attrs.field(default=0.1, validator=validators.and_(validators.ge(0), validators.lt(1)))
     """The student's share of the mixture; 0 is `rkl`."""
 
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask."""
-        common = partial(srkl, temperature=self.temperature, t_squared=self.t_squared, standardize=self.standardize)
-        return partial(common, skew=self.skew)
+        return self.softly(srkl, skew=self.skew)
 
 
 @options
