@@ -16,8 +16,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hookbrew.distillation import Distillation, augment, callback, loss, schedule
+    from hookbrew.distillation import Distillation
     from hookbrew.errors import HookbrewError
+    from hookbrew.request import Task, augment, callback, loss, schedule
     from hookbrew.size import params
     from hookbrew.taps import Taps, tap
 
@@ -27,15 +28,16 @@ HOMES = {
     "Distillation": "hookbrew.distillation",
     "HookbrewError": "hookbrew.errors",
     "Taps": "hookbrew.taps",
-    "augment": "hookbrew.distillation",
-    "callback": "hookbrew.distillation",
-    "loss": "hookbrew.distillation",
+    "Task": "hookbrew.request",
+    "augment": "hookbrew.request",
+    "callback": "hookbrew.request",
+    "loss": "hookbrew.request",
     "params": "hookbrew.size",
-    "schedule": "hookbrew.distillation",
+    "schedule": "hookbrew.request",
     "tap": "hookbrew.taps",
 }
 
-__all__ = ["Distillation", "HookbrewError", "Taps", "augment", "callback", "loss", "params", "schedule", "tap"]
+__all__ = ["Distillation", "HookbrewError", "Taps", "Task", "augment", "callback", "loss", "params", "schedule", "tap"]
 
 
 def __getattr__(name: str) -> Any:

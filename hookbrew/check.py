@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 
 from torch import nn
 
-from hookbrew import factory, folder, words
-from hookbrew.config import check_names, read
+from hookbrew import folder, words
+from hookbrew.config import check_names, read, staged
 from hookbrew.loop import autocast, chosen, moved
-from hookbrew.modes import kept, kept_random
-from hookbrew.objective import Objective, reach
+from hookbrew.modes import kept
+from hookbrew.objective import Objective, Tasks, reach
 from hookbrew.plugin import Catalogue
-from hookbrew.run import Prepared, experiment, looped, placed, prepare
+from hookbrew.prepare import Prepared, looped
+from hookbrew.run import Stage, built, placed, planned, root
 from hookbrew.taps import unwrap
 
 
@@ -25,38 +25,48 @@ def check(path: str | Path, sets: Sequence[str] = (), *, catalogue: Catalogue, s
     Nothing is written, and no weight is changed.
     """
     document = read(path, sets)
-    with placed(document):
-        check_names(document, catalogue)
-        say("names", f"plugins {words.several(f'{p.name} {p.version}' for p in catalogue.plugins)}")
-        config = experiment(document, catalogue)
-        folder.refuse(config.output, overwrite=True)
-        taken = "\nan earlier run is there: `run` will ask for --overwrite" if config.output.exists() else ""
-        losses = words.several(loss.type for loss in config.losses)
-        say("options", f"losses {losses}; output {config.output}{taken}")
-        with (
-            kept_random(chosen(config.train.device)),
-            factory.importing(config.pythonpath),
-            closing(prepare(config, catalogue)) as prepared,
-        ):
-            loop = looped(prepared, config.output)
-            say(
-                "build",
-                f"{models(prepared)}\n{terms(prepared.distillation.objective)}\n{loop.state.total_steps} steps",
-            )
-            say("step", step(prepared))
+    parts = staged(document)
+    for part in parts.values():
+        with placed(part):
+            check_names(part, catalogue)
+    say("names", f"plugins {words.several(f'{p.name} {p.version}' for p in catalogue.plugins)}")
+    plan = planned(document, catalogue)
+    output = root(plan)
+    folder.refuse(output, overwrite=True)
+    taken = "\nan earlier run is there: `run` will ask for --overwrite" if output.exists() else ""
+    say("options", "\n".join(map(losses, plan)) + f"; output {output}{taken}")
+    with built(plan, catalogue) as made:
+        for stage, prepared in zip(plan, made, strict=True):
+            with placed(stage.document):
+                total = looped(prepared, stage.experiment.output).state.total_steps
+            text = f"{models(prepared)}\n{terms(prepared.distillation.objective)}\n{total} steps"
+            say("build", headed(stage, text))
+        for stage, prepared in zip(plan, made, strict=True):
+            with placed(stage.document):
+                say("step", headed(stage, step(prepared)))
+
+
+def losses(stage: Stage) -> str:
+    """The losses of a stage, by type."""
+    types = words.several(loss.type for part in stage.experiment.parts.values() for loss in part.losses)
+    return f"{stage.name}{': ' * bool(stage.name)}losses {types}"
+
+
+def headed(stage: Stage, text: str) -> str:
+    """A text under the name of its stage, if it has one."""
+    return f"stage {stage.name}\n{text}" if stage.name else text
 
 
 def models(prepared: Prepared) -> str:
-    """Both models with their sizes, and the keys of the batch that each gets."""
-    objective = prepared.distillation.objective
-    sides = [("student", objective.student), ("teacher", objective.teacher)]
-    lines = [
-        f"{side} {type(model).__name__}, {size(model)}; gets {words.several(objective.received(side))}"
-        for side, model in sides
-        if model is not None
-    ]
-    if objective.teacher is not None and objective.stop is not None:
-        lines.append(f"teacher stops {stop(unwrap(objective.teacher), objective.stop)}")
+    """All models with their sizes, and the keys of the batch that each gets."""
+    lines = []
+    for task, part in prepared.distillation.objective.parts.items():
+        at = f"{task}: " if task else ""
+        for name, model in part.models.items():
+            who = name if name in ("student", "teacher") else f"teacher {name}"
+            lines.append(f"{at}{who} {type(model).__name__}, {size(model)}; gets {words.several(part.received(name))}")
+            if name in part.stops:
+                lines.append(f"{at}{who} stops {stop(unwrap(model), part.stops[name])}")
     return "\n".join(lines)
 
 
@@ -78,31 +88,35 @@ def size(model: nn.Module) -> str:
     return f"{number / 1e6:.3g} M parameters" if number >= 1e5 else f"{number:,} parameters"
 
 
-def terms(objective: Objective) -> str:
+def terms(objective: Objective | Tasks) -> str:
     """One line for each term: what it compares with what, counted how, masked by what."""
     return "\n".join(
-        f"{term.name}: {objective.described(term)}, a mean over {term.scope.counts}"
+        f"{task}{'/' * bool(task)}{term.name}: {part.described(term)}, a mean over {term.scope.counts}"
+        + (", each of the next token" if term.scope.shifted else "")
         + (f", {type(term.projection).__name__} projection" if term.projection is not None else "")
-        for term in objective.terms
+        for task, part in objective.parts.items()
+        for term in part.terms
     )
 
 
 def step(prepared: Prepared) -> str:
     """One training-mode forward, and the gradient of each loss; raises ConfigError for one that is not finite."""
     distillation = prepared.distillation
-    objective = distillation.objective
-    train = prepared.experiment.train
+    student, train = distillation.student, prepared.experiment.train
     device = chosen(train.device)
-    with objective.attached(), kept(objective.student):
-        objective.student.train()
-        batch = moved(distillation.augmented(next(iter(prepared.feed.epoch(1))), 1, 0), device)
-        with autocast(train.precision, device):
-            objective.forward(batch)
-            losses = objective.means(batch)
-        norms, missed = reach(losses, objective.student)
-    lines = [f"{name} {losses[name].item():.4g}, gradient norm {norm:.3g}" for name, norm in norms.items()]
-    if missed:
+    lines, missed = list[str](), list[set[str]]()
+    with distillation.objective.attached(), kept(student):
+        student.train()
+        for first in prepared.feed.first():
+            batch = moved(distillation.augmented(first, 1, 0), device)
+            with autocast(train.precision, device):
+                distillation.objective.forward(batch)
+                losses = distillation.objective.means(batch)
+            norms, unreached = reach(losses, student)
+            missed.append(set(unreached))
+            lines += [f"{name} {losses[name].item():.4g}, gradient norm {norm:.3g}" for name, norm in norms.items()]
+    if nowhere := [name for name, _ in student.named_parameters() if all(name in names for names in missed)]:
         lines.append(
-            f"{len(missed)} tensors of the student get no gradient from any loss: {words.several(missed, most=3)}"
+            f"{len(nowhere)} tensors of the student get no gradient from any loss: {words.several(nowhere, most=3)}"
         )
     return "\n".join(lines)

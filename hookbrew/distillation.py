@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,42 +11,25 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from hookbrew import folder, plugin
-from hookbrew.config import Component, Loss, Train, structure_component, structure_loss, structure_train
+from hookbrew import factory, folder, plugin, words
+from hookbrew.config import (
+    Component,
+    Loss,
+    Merge,
+    Train,
+    structure_component,
+    structure_loss,
+    structure_merge,
+    structure_train,
+)
 from hookbrew.errors import ConfigError, Problem
-from hookbrew.loop import Batch, Dispatch, Feed, Given, Loop, State, chosen, mix, moved, rated
+from hookbrew.groups import adopt, owned
+from hookbrew.loop import Batch, Chain, Dispatch, Feed, Given, Loop, Mixture, State, chosen, mix, moved, rated
 from hookbrew.modes import evaluating, kept_random
-from hookbrew.objective import Names, Objective
+from hookbrew.objective import TASK, Objective, Tasks, Teachers
 from hookbrew.plugin import Catalogue
 from hookbrew.progress import Schedule
-
-
-@attrs.frozen
-class Request:
-    """A component by its registered name, not yet looked up."""
-
-    kind: str
-    table: Mapping[str, Any]
-
-
-def loss(type: str, **table: Any) -> Request:
-    """A `[[losses]]` table: student, teacher, projection, weight, mask, labels, name, and the loss's own options."""
-    return Request("losses", {"type": type, **table})
-
-
-def callback(type: str, **options: Any) -> Request:
-    """A `[[callbacks]]` table."""
-    return Request("callbacks", {"type": type, **options})
-
-
-def augment(type: str, **options: Any) -> Request:
-    """An `[[augments]]` table."""
-    return Request("augments", {"type": type, **options})
-
-
-def schedule(type: str, **options: Any) -> Request:
-    """A schedule by name, for `fit(lr_schedule=...)`."""
-    return Request("schedules", {"type": type, **options})
+from hookbrew.request import Request, Task
 
 
 @attrs.define(kw_only=True)
@@ -71,44 +53,65 @@ class Distillation:
 
     def __init__(
         self,
-        teacher: nn.Module | None,
+        teacher: Teachers,
         student: nn.Module,
-        losses: Sequence[Request | Loss],
+        losses: Sequence[Request | Loss] = (),
         *,
+        tasks: Mapping[str, Task] | None = None,
         augments: Sequence[Request | Component] = (),
-        fields: Sequence[str] = (),
-        labels: str = "labels",
-        mask: str = "attention_mask",
         seed: int = 0,
         catalogue: Catalogue | None = None,
+        **data: Any,
     ) -> None:
-        """fields name the parts of batches that are tuples; labels and mask are keys of the batch."""
-        self.student, self.teacher = student, teacher
+        """teacher: a model, several by name, or None.
+
+        tasks: in place of teacher and losses, several by name; each batch is then of one.
+        data: how a task reads its data: merge, fields, labels, mask, logits, causal, classes, index; see `hb.Task`.
+        """
+        self.student = student
         self._catalogue = catalogue or plugin.catalogue()
-        for index, item in enumerate(losses):
-            if not isinstance(item, Loss | Request):
-                raise ConfigError([Problem(f"losses[{index}]", f"expected hb.loss(...), got {item!r}")])
-        tables = [item if isinstance(item, Loss) else structure_loss(item.table, self._catalogue) for item in losses]
-        self.objective = Objective(student, teacher, tables, Names(labels, mask))
+        self.tasks = dict(tasks or {"": alone(teacher, losses, data)})
+        for name in tasks or ():
+            if not NAME.fullmatch(str(name)):
+                raise ConfigError([Problem(f"tasks.{name}", "a task's name has letters, digits, - and _")])
+        if tasks and (teacher is not None or losses or data):
+            raise ConfigError([Problem("tasks", "each has its own teacher, losses and keys of data; leave these out")])
+        parts = {name: self._objective(name, task) for name, task in self.tasks.items()}
+        self.objective: Objective | Tasks = parts[""] if "" in parts else Tasks(parts)
+        self.teacher = self.objective.teacher
         self._augments = [self._built(item) for item in augments]
-        self._fields, self._seed = fields, seed
+        self._seed = seed
+
+    def _objective(self, name: str, task: Task) -> Objective:
+        """The objective of one task; raises ConfigError, before any other look, for what is none."""
+        at = f"tasks.{name}." if name else ""
+        if not isinstance(task, Task):
+            raise ConfigError([Problem(f"tasks.{name}", f"expected hb.Task(...), got a {type(task).__name__}")])
+        for index, item in enumerate(task.losses):
+            if not isinstance(item, Loss | Request):
+                raise ConfigError([Problem(f"{at}losses[{index}]", f"expected hb.loss(...), got {item!r}")])
+        tables = [i if isinstance(i, Loss) else structure_loss(i.table, self._catalogue) for i in task.losses]
+        losses = factory.projecting(tables, f"{at}losses")
+        merge = structure_merge(task.merge, task.teacher if isinstance(task.teacher, Mapping) else (), at)
+        return Objective(self.student, task.teacher, losses, task.names, merge=merge, at=at)
 
     def fit(
         self,
-        loader: Iterable[Any],
+        loader: Iterable[Any] | Mapping[str, Iterable[Any]],
         *,
         epochs: int | None = None,
         steps: int | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         lr_schedule: Request | Schedule | LRScheduler | None = None,
-        evaluate: Iterable[Any] | None = None,
+        evaluate: Iterable[Any] | Mapping[str, Iterable[Any]] | None = None,
         callbacks: Sequence[Request | object] = (),
         output: str | Path | None = None,
         **train: Any,
     ) -> State:
         """Train the student and return the last state; `state.metrics` holds the last evaluation.
 
-        loader and evaluate give batches: mappings of names to tensors, or tuples named by `fields`.
+        loader and evaluate give batches: mappings of names to tensors, or tuples named by `fields`; of several tasks
+        they are mappings of the tasks' names to loaders.
         optimizer: AdamW with lr 5e-5 when left out; projections join the one that is given.
         output: a folder for callbacks that write; it must not exist.
         train: the other keys of `[train]`: accumulate, clip_grad_norm, precision, log_every, ...
@@ -122,14 +125,20 @@ class Distillation:
             train=structure_train({"device": here, **length, **train}),
             optimizer=optimizer,
             rate=self._built(lr_schedule) if isinstance(lr_schedule, Request) else lr_schedule,
-            evaluate=None if evaluate is None else Given(evaluate, self._fields),
+            evaluate=None
+            if evaluate is None
+            else Chain(self._feeds(evaluate, whole=False))
+            if self._several
+            else self._given(evaluate),
             callbacks=[self._attached(item) for item in callbacks],
             folder=None if output is None else Path(output),
         )
         require_evaluation(fitting)
+        if fitting.train.tau is not None and not self._several:
+            raise ConfigError([Problem("tau", "there are no tasks to draw from", "fit")])
         if fitting.folder is not None:
             folder.refuse(fitting.folder, overwrite=False)
-        feed = Given(loader, self._fields)
+        feed = self.mixed(self._feeds(loader, whole=True), fitting.train) if self._several else self._given(loader)
         self.measure(feed, fitting.train)
         if fitting.evaluate is not None:
             self.rehearse(fitting.evaluate, fitting.train)
@@ -144,7 +153,7 @@ class Distillation:
         Raises CallbackError for a callback that cannot be attached.
         """
         optimizer = fitting.optimizer or default(self.student)
-        self.adopt(optimizer)
+        adopt(optimizer, self.student, self.objective, fitting.rate)
         return Loop(
             objective=self.objective,
             optimizer=optimizer,
@@ -165,53 +174,58 @@ class Distillation:
         """
         if self._augments:
             generator = torch.Generator().manual_seed(mix(self._seed, "augment", step, position))
+            task = {TASK: batch.pop(TASK)} if (batch := dict(batch)) and self._several else {}
             for augment in self._augments:
                 batch = augment(batch, generator)
+            batch = {**batch, **task}
         return batch
 
     def measure(self, feed: Feed, train: Train) -> None:
         """Bring the models to their device and measure sizes on the first batch."""
         device = chosen(train.device)
-        for model in (self.student, self.teacher):
-            if model is not None:
-                model.to(device)
+        for model in (self.student, *(teacher for task in self.tasks.values() for teacher in task.models)):
+            model.to(device)
         self.objective.extras.to(device)
         with kept_random(device), self.objective.attached():
-            self.objective.measure(moved(next(iter(feed.epoch(1))), device), stop=train.stop_teacher)
+            for batch in feed.first():
+                self.objective.measure(moved(batch, device), stop=train.stop_teacher)
+        owned(self.objective)
 
-    def rehearse(self, evaluate: Feed, train: Train) -> Batch:
-        """Predict the first batch of the evaluation data, so that it does not fail after hours; returns the batch."""
+    def rehearse(self, evaluate: Feed, train: Train) -> list[Batch]:
+        """Predict the first batch of the evaluation data, so that it does not fail after hours; returns it, or that of
+        each task."""
         device = chosen(train.device)
         with kept_random(device), self.objective.attached(), evaluating(self.student), torch.no_grad():
             try:
-                batch = moved(next(iter(evaluate.epoch(1))), device)
-                self.objective.predict(batch)
+                batches = [moved(batch, device) for batch in evaluate.first()]
+                for batch in batches:
+                    self.objective.predict(batch)
             except Exception as error:
                 error.add_note("raised by the first batch of the evaluation data")
                 raise
-        return batch
+        return batches
 
-    def adopt(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the optimizer train projections and learnable losses too, in its first group.
+    def mixed(self, feeds: Mapping[str, Feed], train: Train) -> Feed:
+        """The data of all tasks in one stream; that of the one task as it is."""
+        if not self._several:
+            return feeds[""]
+        return Mixture(feeds, tau=1.0 if train.tau is None else train.tau, seed=self._seed)
 
-        A group of their own would be one more than a scheduler of torch has counted. Raises ConfigError for an
-        optimizer that cannot train the student.
-        """
-        closure = inspect.signature(optimizer.step).parameters.get("closure")
-        if closure is not None and closure.default is closure.empty:
-            name = type(optimizer).__name__
-            raise ConfigError([Problem("optimizer", f"{name} computes the loss several times a step; take another")])
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if known.isdisjoint(map(id, self.student.parameters())):
-            raise ConfigError(
-                [Problem("optimizer", "it holds no parameter of the student, which would not be trained")]
-            )
-        first = optimizer.param_groups[0]
-        for name, parameter in self.objective.extras.named_parameters():
-            if id(parameter) not in known:
-                first["params"].append(parameter)
-                if "param_names" in first:
-                    first["param_names"].append(f"extras.{name}")
+    @property
+    def _several(self) -> bool:
+        return isinstance(self.objective, Tasks)
+
+    def _given(self, loader: Any, task: str = "") -> Feed:
+        return Given(loader, self.tasks[task].fields)
+
+    def _feeds(self, loaders: Any, *, whole: bool) -> dict[str, Feed]:
+        """The user's loaders by task; raises ConfigError for one that is of no task; whole: or for a task without."""
+        keys = loaders.keys() if isinstance(loaders, Mapping) else set()
+        if not keys or not keys <= self.tasks.keys() or (whole and keys != self.tasks.keys()):
+            what = words.several(loaders) if isinstance(loaders, Mapping) else f"a {type(loaders).__name__}"
+            message = f"expected a mapping of tasks to loaders, of {words.several(self.tasks)}; got {what}"
+            raise ConfigError([Problem("fit", message)])
+        return {task: self._given(loaders[task], task) for task in self.tasks if task in loaders}
 
     def _built(self, item: Request | Component) -> Any:
         if isinstance(item, Request):
@@ -222,6 +236,15 @@ class Distillation:
         if isinstance(item, Request):
             return str(item.table["type"]), self._built(item)
         return type(item).__name__, item
+
+
+def alone(teacher: Teachers, losses: Sequence[Request | Loss], data: Mapping[str, Any]) -> Task:
+    """The one task of a distillation that has no others; raises ConfigError for a key that no task has."""
+    known = [field.name for field in attrs.fields(Task) if field.name not in ("teacher", "losses")]
+    unknown = [key for key in data if key not in known]
+    if unknown:
+        raise ConfigError([Problem("Distillation", f"there is no {unknown[0]!r}; {words.hint(unknown[0], known)}")])
+    return Task(teacher=teacher, losses=losses, **data)
 
 
 def require_evaluation(fitting: Fitting) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
 from hookbrew import words
-from hookbrew.config import Factory, Optimizer
+from hookbrew.config import Component, Factory, Loss, Optimizer
 from hookbrew.errors import ConfigError, FactoryError, HookbrewError, Problem
+from hookbrew.objective import Made
 from hookbrew.plugin.blame import outside
 
 
@@ -101,6 +104,24 @@ def imported(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise FactoryError(f"{name} is a {type(found).__name__}, which cannot be called")
     return found  # type: ignore[no-any-return]  # callable, as just checked
+
+
+def projecting(losses: Sequence[Loss], path: str) -> list[Loss]:
+    """The losses with a component in place of each projection by factory; path: where the list of them stands."""
+
+    def replaced(index: int, loss: Loss) -> Loss:
+        if not isinstance(loss.projection, Factory):
+            return loss
+        options = Made(partial(widened, loss.projection, f"{path}[{index}].projection"), loss.projection.factory)
+        return attrs.evolve(loss, projection=Component(type="factory", options=options))
+
+    return [replaced(index, loss) for index, loss in enumerate(losses)]
+
+
+def widened(projection: Factory, path: str, *, student: int, teacher: int) -> Any:
+    """What the factory of a projection makes for the two measured widths."""
+    arguments = {**projection.arguments, "student": student, "teacher": teacher}
+    return build(attrs.evolve(projection, arguments=arguments), path)
 
 
 def optimizer(config: Optimizer, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -46,6 +46,10 @@ MATCHES: Final = {
     "hidden_mse": "hidden",
     "cos": "hidden",
     "pkd": "hidden",
+    "fsp": "flow",
+    "gram": "flow",
+    "nst": "flow",
+    "mmd": "flow",
     "attention_mse": "attention",
     "attention_mse_sum": "attention",
     "attention_ce": "scores",
@@ -171,10 +175,11 @@ def intermediate(made: Migration, index: int, match: Mapping[str, Any]) -> None:
     if tensors is None:
         made.notes.append(f"{place}: loss {loss!r} is not here yet, or is your own; write it as a plugin.")
         return
-    if not isinstance(ours, int) or not isinstance(theirs, int):
-        made.notes.append(f"{place}: layers {ours} and {theirs} of {loss!r} are not two numbers.")
+    if not fitting(tensors, ours) or not fitting(tensors, theirs):
+        wanted = "two pairs of numbers" if tensors == "flow" else "two numbers"
+        made.notes.append(f"{place}: layers {ours} and {theirs} of {loss!r} are not {wanted}.")
         return
-    if (tensors == "hidden") != (match.get("feature") == "hidden"):
+    if (tensors in ("hidden", "flow")) != (match.get("feature") == "hidden"):
         made.notes.append(f"{place}: {loss!r} on feature {match.get('feature')!r} has no counterpart.")
         return
     table: dict[str, Any] = {"type": loss, "student": selector(tensors, ours), "teacher": selector(tensors, theirs)}
@@ -182,14 +187,23 @@ def intermediate(made: Migration, index: int, match: Mapping[str, Any]) -> None:
     if proj := match.get("proj"):
         table["projection"] = proj[0]
         if len(proj) > 3 and proj[3]:
-            made.notes.append(f"{place}: {proj[3]} of the projection: it is trained with the student's options.")
+            table["optimizer"] = proj[3]
     made.losses.append(table)
     if tensors == "scores":
         made.notes.append(f"{place}: {loss!r} takes scores; your adaptor may have given probabilities.")
 
 
-def selector(tensors: str, layer: int) -> str:
+def fitting(tensors: str, layers: Any) -> bool:
+    """Whether a match names what its loss takes: a layer, or two of them."""
+    if tensors != "flow":
+        return isinstance(layers, int)
+    return isinstance(layers, list) and len(layers) == 2 and all(isinstance(layer, int) for layer in layers)
+
+
+def selector(tensors: str, layer: Any) -> str | list[str]:
     """The alias for an entry of an adaptor's list: of hidden states the first is the embeddings', in both."""
+    if tensors == "flow":
+        return [f"hidden[{number}]" for number in layer]
     name = "hidden" if tensors == "hidden" else "attention"
     return f"{name}[{layer}]" + (":scores" if tensors == "scores" else "")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+import types
 import typing
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -32,6 +33,7 @@ KINDS = {
 }
 """The kinds of components: plural, as in a catalogue, to singular, as in a sentence."""
 
+UNIONS = (typing.Union, types.UnionType)
 T = TypeVar("T")
 REQUIRED = attrs.NOTHING
 FACTORY: Any = type(attrs.Factory(list))
@@ -118,6 +120,11 @@ def named(hint: Any) -> str:
     if arguments:
         return " or ".join(named(a) for a in arguments if a is not type(None))
     return "table" if attrs.has(hint) else getattr(hint, "__name__", str(hint)).lower()
+
+
+def varies(hint: Any) -> bool:
+    """Whether an option of a loss may be given as a schedule: a number that is no integer."""
+    return hint is float or (typing.get_origin(hint) in UNIONS and {*typing.get_args(hint)} == {float, type(None)})
 
 
 def describe(cls: type) -> tuple[Option, ...]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
 from torch import nn
 
-from hookbrew import factory, hub
-from hookbrew.config import read
+from hookbrew import factory, hub, words
+from hookbrew.config import Document, Experiment, Factory, read, staged
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.loop import chosen, moved
 from hookbrew.modes import evaluating, kept_random
-from hookbrew.objective import accepted
+from hookbrew.objective import Names, accepted, parted
 from hookbrew.plugin import Catalogue
-from hookbrew.run import feed, model, placed, resolved
+from hookbrew.prepare import feed, model, place
+from hookbrew.run import placed, resolved
 from hookbrew.taps import Outline, outline
 
 
@@ -35,14 +37,53 @@ def built(source: str, sets: Sequence[str], sides: Sequence[str], *, catalogue: 
     """
     if not is_file(source):
         return [hub.bare(source)]
-    document = read(source, sets)
+    document = first(source, sets)
     with placed(document):
         config = resolved(document, catalogue)
+        there = modelled(config)
         with kept_random(), factory.importing(config.pythonpath):
-            there = [side for side in sides if getattr(config, side) is not None]
-            if not there:
-                raise ConfigError([Problem(sides[0], f"there is no [{sides[0]}] table in this file")])
-            return [model(config, side) for side in there]
+            found = [side for side in sides if side in there] or [name for name in there if name not in sides]
+            return [model(config, there[side].made, there[side].path) for side in found]
+
+
+@attrs.frozen
+class Modelled:
+    """A model of a configuration."""
+
+    made: Factory
+    path: str
+    """Where it stands: `tasks.trec.teacher`."""
+    task: str
+    """The task whose data it takes; the first one's for the student."""
+
+
+def modelled(config: Experiment) -> dict[str, Modelled]:
+    """The models of a configuration by what they are called: `student`, `teacher`, or a teacher's own name.
+
+    Those of tasks have the task's name before theirs: `trec.teacher`.
+    """
+    found = {"student": Modelled(config.student, "student", next(iter(config.parts)))}
+    for task, part in config.parts.items():
+        before = f"{task}." if task else ""
+        if part.teacher is not None:
+            found[f"{before}teacher"] = Modelled(part.teacher, f"{place(task)}teacher", task)
+        for name, made in (part.teachers or {}).items():
+            found[f"{before}{name}"] = Modelled(made, f"{place(task)}teachers.{name}", task)
+    return found
+
+
+def required(config: Experiment, side: str) -> Modelled:
+    """A model of a configuration by what it is called; raises ConfigError when there is none."""
+    there = modelled(config)
+    if side not in there:
+        more = f"; {words.hint(side, there)}" if len(there) > 2 else ""
+        raise ConfigError([Problem(side, f"there is no [{side}] table in this file{more}")])
+    return there[side]
+
+
+def first(path: str, sets: Sequence[str]) -> Document:
+    """A configuration, of several stages the first one's."""
+    return next(iter(staged(read(path, sets)).values()))
 
 
 def is_file(source: str) -> bool:
@@ -55,19 +96,23 @@ def configured(path: str, sets: Sequence[str], sides: Sequence[str], *, catalogu
 
     Raises ConfigError when the file is wrong, or has no such model; DataError when the batch does not fit.
     """
-    document = read(path, sets)
+    document = first(path, sets)
     with placed(document):
         config = resolved(document, catalogue)
-        for side in sides:
-            if getattr(config, side) is None:
-                raise ConfigError([Problem(side, f"there is no [{side}] table in this file")])
+        wanted = [required(config, side) for side in sides]
         device = chosen(config.train.device)
         with kept_random(device), factory.importing(config.pythonpath):
-            batch = next(iter(feed(config, "train").epoch(1)))
 
-            def drawn(built: nn.Module) -> Outline:
-                inputs = {key: batch[key] for key in accepted(built, batch, config.data.labels)}
+            def drawn(one: Modelled) -> Outline:
+                data = config.parts[one.task].data
+                names = Names(**{field.name: getattr(data, field.name) for field in attrs.fields(Names)})
+                (batch,) = feed(config, one.task, "train").first()
+                part = parted(
+                    batch, *(("student",) if one.path == "student" else ("teacher", one.path.rpartition(".")[2]))
+                )
+                built = model(config, one.made, one.path).to(device)
+                inputs = {key: part[key] for key in accepted(built, part, names.kept)}
                 with evaluating(built):
                     return outline(built, lambda: built(**moved(inputs, device)))
 
-            return [drawn(model(config, side).to(device)) for side in sides]
+            return [drawn(one) for one in wanted]

@@ -10,40 +10,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import attrs
 import torch
-from torch import nn
 
-from hookbrew import factory, folder, words
-from hookbrew.config import Component, Document, Experiment, check_names, read, structure, write
-from hookbrew.distillation import Distillation, Fitting
+from hookbrew import factory, folder
+from hookbrew.config import (
+    Component,
+    Document,
+    Experiment,
+    check_names,
+    read,
+    staged,
+    structure,
+    write,
+    write_stages,
+)
 from hookbrew.errors import ConfigError, FolderError, Problem
-from hookbrew.loop import Loader, Loop, Pad, State, chosen, finite, mix
+from hookbrew.loop import State, chosen, finite, mix
 from hookbrew.modes import kept_random
 from hookbrew.plugin import Catalogue
+from hookbrew.prepare import Prepared, looped, place, prepare
 
 log = logging.getLogger("hookbrew")
 STANDARD = ("metrics", "progress", "weights")
 """Callbacks that every run has, named or not; naming one gives it options."""
-
-
-@attrs.frozen(kw_only=True)
-class Prepared:
-    """A run that passed level 3: nothing but time stands between it and a student."""
-
-    experiment: Experiment
-    distillation: Distillation
-    feed: Loader
-    evaluate: Loader | None
-
-    def close(self) -> None:
-        """End the processes that load data."""
-        for loader in (self.feed, self.evaluate):
-            if loader is not None:
-                loader.close()
 
 
 def resolved(document: Document, catalogue: Catalogue) -> Experiment:
@@ -65,7 +58,7 @@ def experiment(document: Document, catalogue: Catalogue, *, quiet: bool = False)
     require_read(made)
     given = [component.type for component in made.callbacks]
     wanted = [name for name in STANDARD if name not in given and not (quiet and name == "progress")]
-    if made.data.evaluate is not None and "evaluate" not in given:
+    if any(part.data.evaluate is not None for part in made.parts.values()) and "evaluate" not in given:
         wanted.insert(0, "evaluate")
     added = [Component(type=name, options=catalogue.load("callbacks", name)()) for name in wanted]
     # evaluate fills in the numbers that the others show, so it comes first wherever it was named
@@ -75,16 +68,16 @@ def experiment(document: Document, catalogue: Catalogue, *, quiet: bool = False)
 
 def require_read(experiment: Experiment) -> None:
     """Raise ConfigError for keys that nothing would read."""
-    data, problems = experiment.data, list[Problem]()
-    if data.collate is not None and data.pad:
-        problems.append(
-            Problem("data.pad", "data.collate makes the batches, and pads them itself; leave one of them out")
-        )
-    if data.evaluate is None:
-        unread = {
-            "data.evaluate_batch_size": data.evaluate_batch_size,
-            "train.evaluate_every": experiment.train.evaluate_every,
-        }
+    problems = list[Problem]()
+    for task, part in experiment.parts.items():
+        at, data = place(task), part.data
+        if data.collate is not None and data.pad:
+            message = "data.collate makes the batches, and pads them itself; leave one of them out"
+            problems.append(Problem(f"{at}data.pad", message))
+        if data.evaluate is None and data.evaluate_batch_size:
+            problems.append(Problem(f"{at}data.evaluate_batch_size", f"there is no {at}data.evaluate"))
+    if all(part.data.evaluate is None for part in experiment.parts.values()):
+        unread = {"train.evaluate_every": experiment.train.evaluate_every}
         named = {f"callbacks[{i}]": c.type == "evaluate" for i, c in enumerate(experiment.callbacks)}
         problems += [Problem(path, "there is no data.evaluate") for path, given in (unread | named).items() if given]
     if problems:
@@ -102,74 +95,42 @@ def placed(document: Document) -> Iterator[None]:
         ) from error
 
 
-def prepare(experiment: Experiment, catalogue: Catalogue) -> Prepared:
-    """Level 3: build models and data, resolve selectors, measure shapes on the first batch."""
-    train = feed(experiment, "train")
-    evaluate = None if experiment.data.evaluate is None else feed(experiment, "evaluate")
-    distillation = distilled(experiment, catalogue)
-    distillation.measure(train, experiment.train)
-    if evaluate is not None:
-        key, batch = experiment.data.labels, distillation.rehearse(evaluate, experiment.train)
-        if key not in batch:
-            message = f"callback 'evaluate' needs labels, and the batch has no key {key!r}; {words.hint(key, batch)}"
-            raise ConfigError([Problem("data.evaluate", message)])
-    return Prepared(experiment=experiment, distillation=distillation, feed=train, evaluate=evaluate)
+@attrs.frozen
+class Stage:
+    """A document with its experiment, checked; the only one of a run that has no `[[stages]]`."""
+
+    name: str
+    document: Document
+    experiment: Experiment
 
 
-def feed(experiment: Experiment, which: str) -> Loader:
-    """The batches of `train`, in the order of the seed, or of `evaluate`, in their own."""
-    data, training = experiment.data, which == "train"
-    return Loader(
-        factory.build(getattr(data, which), f"data.{which}"),
-        batch_size=data.batch_size if training else data.evaluate_batch_size or data.batch_size,
-        seed=experiment.seed if training and data.shuffle else None,
-        collate=Pad(data.pad, data.fields) if data.collate is None else factory.build(data.collate, "data.collate"),
-        fields=data.fields,
-        workers=data.workers,
-    )
+def planned(document: Document, catalogue: Catalogue, *, quiet: bool = False) -> list[Stage]:
+    """Levels 1 and 2 of all stages; raises ConfigError with all that is wrong with the first that is."""
+    plan = []
+    for name, part in staged(document).items():
+        with placed(part):
+            plan.append(Stage(name, part, experiment(part, catalogue, quiet=quiet)))
+    return plan
 
 
-def distilled(experiment: Experiment, catalogue: Catalogue) -> Distillation:
-    """Both models, and the losses between them."""
-    teacher = None if experiment.teacher is None else model(experiment, "teacher")
-    student = model(experiment, "student")
-    torch.manual_seed(mix(experiment.seed, "projections"))
-    return Distillation(
-        teacher,
-        student,
-        experiment.losses,
-        augments=experiment.augments,
-        fields=experiment.data.fields,
-        labels=experiment.data.labels,
-        mask=experiment.data.mask,
-        seed=experiment.seed,
-        catalogue=catalogue,
-    )
+@contextmanager
+def built(plan: Sequence[Stage], catalogue: Catalogue) -> Iterator[list[Prepared]]:
+    """Level 3 of all stages: each has models, data and an objective of its own, and all have the one student.
 
-
-def model(experiment: Experiment, side: str) -> nn.Module:
-    """The student or the teacher, its weights drawn from a seed of its own."""
-    torch.manual_seed(mix(experiment.seed, side))
-    made = factory.build(getattr(experiment, side), side)
-    if not isinstance(made, nn.Module):
-        name = getattr(experiment, side).factory
-        raise ConfigError([Problem(f"{side}.factory", f"{name} gave a {type(made).__name__}; expected a torch module")])
-    return made
-
-
-def looped(prepared: Prepared, where: Path | None) -> Loop:
-    """The loop of a prepared run, its optimizer and callbacks made and checked; where: the run folder."""
-    config, distillation = prepared.experiment, prepared.distillation
-    schedule = config.lr_schedule
-    fitting = Fitting(
-        train=config.train,
-        optimizer=factory.optimizer(config.optimizer, distillation.student.parameters()),
-        rate=None if schedule is None else schedule.options.build(),
-        evaluate=prepared.evaluate,
-        callbacks=[(component.type, component.options.build()) for component in config.callbacks],
-        folder=where,
-    )
-    return distillation.loop(prepared.feed, fitting)
+    Random states are as before outside, and no process is left.
+    """
+    made: list[Prepared] = []
+    paths = [path for stage in plan for path in stage.experiment.pythonpath]
+    with ExitStack() as stack:
+        for stage in plan:
+            with placed(stage.document):
+                stack.enter_context(kept_random(chosen(stage.experiment.train.device)))
+        stack.enter_context(factory.importing(dict.fromkeys(paths)))
+        for stage in plan:
+            student = made[0].distillation.student if made else None
+            with placed(stage.document):
+                made.append(stack.enter_context(closing(prepare(stage.experiment, catalogue, student))))
+        yield made
 
 
 def run(
@@ -182,46 +143,69 @@ def run(
     exception of a plugin or of the user's code passes through, noted.
     """
     document = read(path, sets)
-    with placed(document):
-        config = experiment(document, catalogue, quiet=quiet)
-        folder.refuse(config.output, overwrite=overwrite)
-        with (
-            kept_random(chosen(config.train.device)),
-            factory.importing(config.pythonpath),
-            closing(prepare(config, catalogue)) as prepared,
-        ):
-            loop = looped(prepared, config.output)
-            files = described(document, config, catalogue)
-            folder.create(config.output, overwrite=overwrite)
-            with recorded(loop.state, config.output):
-                for name, text in files.items():
-                    folder.write(config.output / name, text)
-                torch.manual_seed(mix(config.seed, "train"))
-                return loop.run()
+    plan = planned(document, catalogue, quiet=quiet)
+    output = root(plan)
+    folder.refuse(output, overwrite=overwrite)
+    with built(plan, catalogue) as made:
+        loops = []
+        for stage, prepared in zip(plan, made, strict=True):
+            with placed(stage.document):
+                loops.append(looped(prepared, stage.experiment.output))
+        files = described(document, plan, catalogue)
+        folder.create(output, overwrite=overwrite)
+        for stage, loop in zip(plan, loops, strict=True):
+            inner = [stage.experiment.output] if stage.name else []
+            with placed(stage.document), recorded(loop.state, output, *inner, stage=stage.name):
+                while files:
+                    name, text = files.popitem()
+                    folder.write(output / name, text)
+                torch.manual_seed(mix(stage.experiment.seed, "train", *filter(None, [stage.name])))
+                loop.run()
+    return loops[-1].state
 
 
-def described(document: Document, config: Experiment, catalogue: Catalogue) -> dict[str, str]:
+def root(plan: Sequence[Stage]) -> Path:
+    """The folder of the whole run."""
+    first = plan[0].experiment.output
+    return first.parent if plan[0].name else first
+
+
+def described(document: Document, plan: Sequence[Stage], catalogue: Catalogue) -> dict[str, str]:
     """What the run is made of, by the names of files; the configuration may lie in the folder that is replaced."""
     plugins = {plugin.name: plugin.version for plugin in catalogue.plugins}
     return {
         "config.toml": Path(document.path).read_text(encoding="utf-8"),
-        "resolved.toml": write(config),
+        "resolved.toml": written(plan),
         "env.json": folder.environment(plugins),
     }
 
 
+def written(plan: Sequence[Stage]) -> str:
+    """The configuration with every default explicit."""
+    return write_stages({s.name: s.experiment for s in plan}) if plan[0].name else write(plan[0].experiment)
+
+
 @contextmanager
-def recorded(state: State, where: Path) -> Iterator[None]:
-    """Keep `status.json` true whatever happens inside; a full disk never hides why a run ended."""
-    folder.status(where, "running", total_steps=state.total_steps)
+def recorded(state: State, where: Path, *inner: Path, stage: str = "") -> Iterator[None]:
+    """Keep `status.json` true whatever happens inside; a full disk never hides why a run ended.
+
+    inner: the folder of a stage, which is made here and has a status of its own. stage: its name, which both say.
+    """
+    named, folders = {"stage": stage} if stage else {}, [where, *inner]
+    for path in folders:
+        if path in inner:
+            folder.create(path, overwrite=False)
+        folder.status(path, "running", total_steps=state.total_steps, **named)
     try:
         yield
     except BaseException as error:
         word = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {error}".strip(": ")
         try:
-            folder.status(where, word, step=state.step, reason=reason)
+            for path in folders:
+                folder.status(path, word, step=state.step, reason=reason, **named)
         except FolderError as second:
             error.add_note(str(second))
         raise
-    folder.status(where, "done", step=state.step, reason=state.stop_reason, metrics=finite(state.metrics))
+    for path in folders:
+        folder.status(path, "done", step=state.step, reason=state.stop_reason, metrics=finite(state.metrics), **named)

@@ -26,20 +26,26 @@ def hookbrew_register_losses(register: Register) -> None:
     register("ce", "hookbrew_plugins.losses.labels:CE")
     register("cka", "hookbrew_plugins.losses.kernels:CKA")
     register("cos", "hookbrew_plugins.losses.hidden:Cos")
+    register("crd", "hookbrew_plugins.losses.contrast:CRD")
     register("dist", "hookbrew_plugins.losses.correlation:Dist")
     register("dkd", "hookbrew_plugins.losses.decoupled:DKD")
+    register("fsp", "hookbrew_plugins.losses.flow:FSP")
+    register("gram", "hookbrew_plugins.losses.flow:FSP")
     register("hidden_mse", "hookbrew_plugins.losses.hidden:HiddenMSE")
     register("jsd", "hookbrew_plugins.losses.divergences:JSD")
     register("kd_bce", "hookbrew_plugins.losses.multilabel:KDBCE")
     register("kd_ce", "hookbrew_plugins.losses.logits:KDCE")
     register("kd_mse", "hookbrew_plugins.losses.logits:KDMSE")
     register("kl", "hookbrew_plugins.losses.divergences:KL")
+    register("mmd", "hookbrew_plugins.losses.flow:NST")
     register("nkd", "hookbrew_plugins.losses.decoupled:NKD")
+    register("nst", "hookbrew_plugins.losses.flow:NST")
     register("pkd", "hookbrew_plugins.losses.hidden:PKD")
     register("pkt", "hookbrew_plugins.losses.samples:PKT")
     register("relation", "hookbrew_plugins.losses.relations:Relation")
     register("rkd", "hookbrew_plugins.losses.samples:RKD")
     register("rkl", "hookbrew_plugins.losses.divergences:RKL")
+    register("simkd", "hookbrew_plugins.losses.simkd:SimKD")
     register("skl", "hookbrew_plugins.losses.divergences:SKL")
     register("sp", "hookbrew_plugins.losses.samples:SP")
     register("srkl", "hookbrew_plugins.losses.divergences:SRKL")
@@ -57,6 +63,9 @@ def hookbrew_register_schedules(register: Register) -> None:
     register("linear", "hookbrew_plugins.schedules:Linear")
     register("linear_decay", "hookbrew_plugins.schedules:LinearDecay")
     register("linear_growth", "hookbrew_plugins.schedules:LinearGrowth")
+    register("piecewise", "hookbrew_plugins.schedules:Piecewise")
+    register("step", "hookbrew_plugins.schedules:Step")
+    register("warmup", "hookbrew_plugins.schedules:Warmup")
 
 
 @hookimpl
@@ -70,7 +79,13 @@ def hookbrew_register_projections(register: Register) -> None:
 @hookimpl
 def hookbrew_register_augments(register: Register) -> None:
     """Changes of a training batch."""
+    register("cutmix", "hookbrew_plugins.augments:CutMix")
+    register("deleting", "hookbrew_plugins.augments:Deleting")
+    register("long_disorder", "hookbrew_plugins.augments:LongDisorder")
     register("masking", "hookbrew_plugins.augments:Masking")
+    register("mixup", "hookbrew_plugins.augments:Mixup")
+    register("n_gram_sampling", "hookbrew_plugins.augments:NGramSampling")
+    register("short_disorder", "hookbrew_plugins.augments:ShortDisorder")
 
 
 @hookimpl

@@ -25,18 +25,21 @@ def show(context: Context, config: str, sets: tuple[str, ...], origin: bool) -> 
 
     `extends` is merged, -s applied, and paths are absolute. The output is a configuration file again, but for --origin.
     """
-    from hookbrew.config import origin_lines, read, write
+    from hookbrew.config import origin_lines, read, staged, write, write_stages
     from hookbrew.run import resolved
 
-    document = read(config, sets)
-    experiment = resolved(document, context.catalogue())
+    stages = staged(read(config, sets))
+    made = {name: resolved(document, context.catalogue()) for name, document in stages.items()}
     if not origin:
-        click.echo(write(experiment), nl=False)
+        click.echo(write_stages(made) if "" not in made else write(made[""]), nl=False)
         return
-    lines = [(where, f"{key} = {value}") for key, value, where in origin_lines(document, experiment)]
-    width = max(len(where) for where, _ in lines)
-    for where, line in lines:
-        click.echo(f"{where:<{width}}  {line}")
+    for name, experiment in made.items():
+        if name:
+            click.echo(f"# stage {name}")
+        lines = [(where, f"{key} = {value}") for key, value, where in origin_lines(stages[name], experiment)]
+        width = max(len(where) for where, _ in lines)
+        for where, line in lines:
+            click.echo(f"{where:<{width}}  {line}")
 
 
 @config.command()

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from hookbrew.config.origins import inline
-from hookbrew.options import Option, describe
+from hookbrew.options import Option, describe, varies
 from hookbrew.plugin import KINDS, Catalogue, Entry
 from hookbrew.plugin.blame import spot
 
@@ -36,16 +36,19 @@ def description(entry: Entry, catalogue: Catalogue) -> dict[str, Any]:
         "plugin": str(entry.plugin),
         "target": entry.path,
         "where": written(cls),
-        "options": [recorded(option) for option in options],
+        "options": [recorded(option, varies(option.type) and entry.kind == "losses") for option in options],
         "toml": "\n".join(block(entry, options, getattr(cls, "takes", "logits"))),
     }
 
 
-def recorded(option: Option) -> dict[str, Any]:
-    """One option, as it stands in the JSON. A default of None means that the option may be left out."""
+def recorded(option: Option, varying: bool) -> dict[str, Any]:
+    """One option, as it stands in the JSON; varying: whether a schedule may stand for it.
+
+    A default of None means that the option may be left out.
+    """
     return {
         "name": option.name,
-        "type": option.kind(),
+        "type": option.kind() + (", or a schedule" if varying else ""),
         "required": option.required,
         "default": None if option.required else plain(option.default),
         "doc": option.doc,

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     "side",
-    type=click.Choice(["student", "teacher"]),
-    help="Which model of a configuration file: student, if not said.",
+    help="Which model of a configuration file: student, if not said; teacher, or the name of a teacher.",
 )
 @click.option(
     "--map", "rule", type=click.Choice(["uniform", "last"]), help="Print a layer map: uniform, if two models are given."

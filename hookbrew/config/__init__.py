@@ -15,8 +15,15 @@ from hookbrew.config.names import check_names
 from hookbrew.config.origins import origin_lines
 from hookbrew.config.read import read
 from hookbrew.config.schema import schema
-from hookbrew.config.structure import structure, structure_component, structure_loss, structure_train
-from hookbrew.config.tree import Component, Data, Experiment, Factory, Loss, Optimizer, Train, Weight
+from hookbrew.config.stages import staged, write_stages
+from hookbrew.config.structure import (
+    structure,
+    structure_component,
+    structure_loss,
+    structure_merge,
+    structure_train,
+)
+from hookbrew.config.tree import Component, Data, Experiment, Factory, Loss, Merge, Optimizer, Task, Train, Weight
 from hookbrew.config.write import write
 
 __all__ = [
@@ -26,16 +33,21 @@ __all__ = [
     "Experiment",
     "Factory",
     "Loss",
+    "Merge",
     "Optimizer",
+    "Task",
     "Train",
     "Weight",
     "check_names",
     "origin_lines",
     "read",
     "schema",
+    "staged",
     "structure",
     "structure_component",
     "structure_loss",
+    "structure_merge",
     "structure_train",
     "write",
+    "write_stages",
 ]

@@ -6,18 +6,17 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
 
-import attrs
 from cattrs import Converter
 
 from hookbrew import words
-from hookbrew.config.faults import Fault, Mismatch, collected, finish, of_names, shown
+from hookbrew.config.faults import MISSING, Fault, Mismatch, collected, finish, of_names, shown
 from hookbrew.config.keys import Keys
 from hookbrew.config.strict import Hook, number, table
-from hookbrew.config.tree import COMPONENTS, Component, Factory, Loss, Optimizer, Weight
+from hookbrew.config.tree import COMPONENTS, PLACEMENT, Component, Factory, Loss, Optimizer, Weight
+from hookbrew.config.walk import manufactured
 from hookbrew.errors import PluginError
+from hookbrew.options import describe, varies
 
-PLACEMENT = frozenset(field.name for field in attrs.fields(Loss)) - {"type", "options"}
-"""The keys of a loss's table that are not options of the loss."""
 DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 CALLABLE = re.compile(f"{DOTTED}:{DOTTED}")
 
@@ -62,6 +61,16 @@ def factory(value: Any, _: Any) -> Factory:
     return Factory(factory=given.pop("factory"), arguments=given)
 
 
+def measured(projection: Factory) -> Factory:
+    """The factory of a projection; raises Mismatch for a width among its arguments, which would be ignored."""
+    finish(
+        Fault((side,), "it is measured, and passed to the factory; leave this key out")
+        for side in ("student", "teacher")
+        if side in projection.arguments
+    )
+    return projection
+
+
 def misnamed(value: Any, keys: Keys) -> Iterator[Fault]:
     """The malformed names of factories in a value, at any depth."""
     if isinstance(value, dict):
@@ -96,20 +105,39 @@ class Components:
     def __init__(self, catalogue: Catalogued, conv: Converter) -> None:
         self.catalogue, self.conv = catalogue, conv
         self._placed = table(
-            Loss, conv, type=given, options=given, weight=self.weight, projection=self.component("projection")
+            Loss,
+            conv,
+            type=given,
+            options=given,
+            varying=given,
+            weight=self.weight,
+            projection=self.projection(),
         )
 
     def component(self, field: str) -> Hook:
-        """The hook for a field that holds a component. A projection without options may be a bare name."""
+        """The hook for a field that holds a component."""
         kind = COMPONENTS[field]
 
         def structure(value: Any, _: Any) -> Component | None:
             if value is None or isinstance(value, Component):
                 return value
-            if field == "projection" and isinstance(value, str):
-                value = {"type": value}
             name, options = self.named(kind, demanded(value))
             return Component(type=name, options=options)
+
+        return structure
+
+    def projection(self) -> Hook:
+        """The hook for a projection: a table with a `type` or a `factory`; without options a bare name will do."""
+        component = self.component("projection")
+
+        def structure(value: Any, hint: Any) -> Component | Factory | None:
+            if isinstance(value, str):
+                value = {"type": value}
+            if isinstance(value, Factory) or (isinstance(value, Mapping) and manufactured(dict(value))):
+                if not isinstance(value, Factory) and "type" in value:
+                    raise Mismatch.of("give either type or factory, not both", "type")
+                return measured(factory(value, hint))
+            return component(value, hint)  # type: ignore[no-any-return]  # its hook gives a Component or None
 
         return structure
 
@@ -136,35 +164,66 @@ class Components:
             return value
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return Weight(base=float(value))
-        return self.scheduled(demanded(value, "a number or a table"))
+        return self.scheduled(demanded(value, "a number or a table"), 1.0)
 
-    def scheduled(self, table: dict[str, Any]) -> Weight:
-        """A weight that changes in the course of the training."""
+    def scheduled(self, table: dict[str, Any], default: Any) -> Weight:
+        """A number that changes in the course of the training; default: its base where the table has none."""
         found: list[Fault] = []
-        base, schedule = 1.0, None
-        with collected(found, "base"):
-            base = number(table.get("base", base), float)
+        base, schedule = default, None
         with collected(found, also=["base"]):
             name, options = self.named("schedules", table, ["base"])
             schedule = Component(type=name, options=options)
+        if "base" in table:
+            with collected(found, "base"):
+                base = number(table["base"], float)
+        elif not isinstance(base, float) and not any(words.nearest(str(f.keys[-1]), ["base"]) for f in found):
+            found.append(Fault(("base",), MISSING))
         finish(found)
-        return Weight(base=base, schedule=schedule)
+        return Weight(base=float(base), schedule=schedule)
+
+    def varied(self, table: dict[str, Any]) -> tuple[dict[str, Weight], list[Fault]]:
+        """The options of a loss that are given as schedules, and what is wrong with these; none of an unknown loss."""
+        made, found = dict[str, Weight](), list[Fault]()
+        try:
+            known = describe(self.options_class("losses", tag(table, "type")))
+        except Mismatch:  # said by `named`
+            return made, found
+        for option in known:
+            value = table.get(option.name)
+            if varies(option.type) and isinstance(value, Weight):
+                made[option.name] = value
+            elif varies(option.type) and isinstance(value, Mapping):
+                with collected(found, option.name):
+                    made[option.name] = self.scheduled(dict(value), option.default)
+        return made, found
 
     def loss(self, value: Any, _: Any) -> Loss:
         """A table of `[[losses]]`: where its tensors come from, and the options of the loss."""
         if isinstance(value, Loss):
             return value
         table = demanded(value)
-        found: list[Fault] = []
+        varying, found = self.varied(table)
+        wrong = {fault.keys[0] for fault in found}
+        bases = {name: weight.base for name, weight in varying.items()}
+        inside = list[Fault]()
         name, options = "", None
-        with collected(found):
-            name, options = self.named("losses", table, PLACEMENT)
+        with collected(inside):
+            name, options = self.named("losses", table | bases, PLACEMENT)
+        found += [based(fault, table, varying) for fault in inside if not wrong & {*fault.keys[:1]}]
         placed: Any = None
         with collected(found):
             placement = {key: table[key] for key in table if key in PLACEMENT}
-            placed = self._placed({**placement, "type": name, "options": options}, Loss)
+            moved = {key: weight for key, weight in varying.items() if weight.schedule is not None}
+            placed = self._placed({**placement, "type": name, "options": options, "varying": moved}, Loss)
         finish(found)
         return placed  # type: ignore[no-any-return]  # nothing was found, so it is a Loss
+
+
+def based(fault: Fault, table: Mapping[str, Any], varying: Mapping[str, Weight]) -> Fault:
+    """A fault of the base of an option that varies, at the key where the base was written."""
+    value = table.get(str(fault.keys[0])) if len(fault.keys) == 1 and fault.keys[0] in varying else None
+    written = isinstance(value, Mapping) and "base" in value
+    return Fault((*fault.keys, "base"), fault.message) if written else fault
 
 
 def given(value: Any, _: Any) -> Any:

@@ -39,6 +39,8 @@ class Document:
     """For each key, table and list item, where it was written last; the root has the file's first line."""
     dropped: list[str] = attrs.field(factory=list)
     """What was thrown away because a table changed its type, a sentence for each."""
+    stage: str = ""
+    """The name of the stage that this is, if it is one."""
 
     def source(self, keys: Keys) -> Source:
         """Where these keys were written, or else the nearest table around them."""

@@ -1,7 +1,8 @@
 """One layer of configuration over another: tables merge key by key, everything else replaces.
 
 A table that changes its `type` or `factory` is replaced whole, for the keys of the old one mean nothing
-to the new one; in `[train]`, `epochs` and `steps` displace each other. What that drops is said.
+to the new one; `epochs` and `steps` of `[train]` displace each other, and so do `teacher` and `teachers`. What that
+drops is said.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from hookbrew.config.keys import Keys, dotted
 from hookbrew.config.tree import Optimizer
 
 TAGS = ("type", "factory")
-RIVALS: dict[Keys, tuple[tuple[str, str], ...]] = {("train",): (("epochs", "steps"), ("steps", "epochs"))}
-"""Keys that displace each other, by their table."""
+RIVALS: dict[Keys, tuple[tuple[str, str], ...]] = {
+    ("train",): (("epochs", "steps"), ("steps", "epochs")),
+    (): (("teacher", "teachers"), ("teacher", "merge"), ("teachers", "teacher")),
+}
+"""Keys that displace others, by their table."""
 UNSAID: dict[Keys, Any] = {("optimizer",): attrs.fields(Optimizer).type.default}
 """The `type` of tables that may leave it out."""
 
@@ -45,6 +49,7 @@ class Layer:
 def merge(base: Layer, top: Layer) -> None:
     """Lay one layer over another, in place."""
     base.dropped += top.dropped
+    outrival(base, (), base.tree, top.tree)
     for name, value in top.tree.items():
         put(base, base.tree, (name,), value, top)
 
@@ -66,7 +71,7 @@ def put(base: Layer, holder: Any, keys: Keys, value: Any, top: Layer) -> None:
 def retyped(base: Layer, keys: Keys, old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether a table changes what it is; if so, says what that drops."""
     for tag in TAGS:
-        before = old.get(tag, UNSAID.get(keys) if tag == "type" else None)
+        before = old.get(tag, UNSAID.get(local(keys)) if tag == "type" else None)
         if tag in new and before is not None and new[tag] != before:
             base.note(keys, f"{tag} {before} -> {new[tag]}", (name for name in old if name not in {*new, tag}))
             return True
@@ -75,8 +80,15 @@ def retyped(base: Layer, keys: Keys, old: dict[str, Any], new: dict[str, Any]) -
 
 def outrival(base: Layer, keys: Keys, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Drop the one of two exclusive keys when the other is given anew."""
-    for mine, other in RIVALS.get(keys, ()):
+    for mine, other in RIVALS.get(local(keys), ()):
         if mine in new and other not in new and other in old:
             base.note(keys, f"{other} -> {mine}", [other])
             base.forget((*keys, other))
             del old[other]
+
+
+def local(keys: Keys) -> Keys:
+    """The keys of a table as they are in a file without stages and tasks."""
+    for name in ("stages", "tasks"):
+        keys = keys[2:] if len(keys) > 1 and keys[0] == name else keys
+    return keys

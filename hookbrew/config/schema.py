@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import attrs
 
-from hookbrew.config.components import PLACEMENT, Catalogued
+from hookbrew.config.components import Catalogued
 from hookbrew.config.strict import UNIONS, arms, origin
-from hookbrew.config.tree import COMPONENTS, Component, Data, Experiment, Factory, Loss, Optimizer, Weight
+from hookbrew.config.tree import COMPONENTS, PLACEMENT, Component, Data, Experiment, Factory, Loss, Optimizer, Weight
 from hookbrew.config.walk import FACTORIES
-from hookbrew.options import Option, describe
+from hookbrew.options import Option, describe, varies
 
 Schema = dict[str, Any]
 
@@ -27,17 +27,25 @@ EXTENDS: Schema = {
     "items": {"type": "string"},
     "description": "Files, relative to this one, whose keys this file adds to or replaces.",
 }
+STAGES: Schema = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "object", "properties": {"name": {"type": "string"}}},
+    "description": "Trainings of one student, one after the other: each table is laid over the rest of the file.",
+}
+BASE: Schema = {"type": "number", "description": "The number that the schedule multiplies."}
 
 
 def schema(catalogue: Catalogued) -> Schema:
     """The schema of a whole file. A file that extends others may leave out what they say."""
     made = Shape(catalogue).table(Experiment, whole=False)
-    made["properties"]["extends"] = EXTENDS
+    made["properties"].update(extends=EXTENDS, stages=STAGES)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hookbrew experiment",
+        "$defs": {"schedule": Shape(catalogue).component("schedules", {"base": BASE})},
         **made,
-        "if": {"required": ["extends"]},
+        "if": {"anyOf": [{"required": ["extends"]}, {"required": ["stages"]}]},
         "else": complete(catalogue),
     }
 
@@ -56,7 +64,12 @@ def complete(catalogue: Catalogued) -> Schema:
     for *outer, name in FACTORIES:
         inside = properties["data"]["properties"] if outer else properties
         inside[str(name)] = {"required": ["factory"]}
-    return {"required": required(describe(Experiment)), "properties": properties}
+    return {
+        "required": required(describe(Experiment)),
+        "properties": properties,
+        "if": {"not": {"required": ["tasks"]}},
+        "then": {"required": ["data", "losses"]},
+    }
 
 
 def required(known: Sequence[Option]) -> list[str]:
@@ -100,6 +113,8 @@ class Shape:
             return {"type": SIMPLE[kind]}
         if kind is Literal:
             return {"enum": list(inner)}
+        if kind in UNIONS and Component in inner:
+            return self.own(Component, name)
         if kind in UNIONS:
             return joined([self.typed(arm, name) for arm in arms(hint)])
         if kind in (list, tuple, Sequence):
@@ -118,8 +133,7 @@ class Shape:
             known = {option.name: self.option(option) for option in describe(Optimizer) if option.name != "arguments"}
             return {"type": "object", "properties": known}
         if cls is Weight:
-            base = {"base": {"type": "number", "default": 1.0}}
-            return {"type": ["number", "object"], "if": {"type": "object"}, "then": self.component("schedules", base)}
+            return scheduled({"type": "number", "default": 1.0})
         if cls is Loss:
             placed = {option.name: self.option(option) for option in describe(Loss) if option.name in PLACEMENT}
             return self.component("losses", placed)
@@ -133,8 +147,9 @@ class Shape:
         if name == "lr_schedule":
             return self.component(kind, whole=False)
         if name == "projection":
+            table = {"if": {"required": ["factory"]}, "then": self.own(Factory, name), "else": self.component(kind)}
             named = {"enum": self.catalogue.names(kind)}
-            return {"type": ["string", "object"], "if": {"type": "string"}, "then": named, "else": self.component(kind)}
+            return {"type": ["string", "object"], "if": {"type": "string"}, "then": named, "else": table}
         return self.component(kind)
 
     def component(self, kind: str, placed: Schema | None = None, *, whole: bool = True) -> Schema:
@@ -158,11 +173,19 @@ class Shape:
         try:
             cls = self.catalogue.load(kind, name)
             made = self.table(cls, whole=whole)
+            if kind == "losses":
+                numbers = [option.name for option in describe(cls) if varies(option.type)]
+                made["properties"].update({name: scheduled(made["properties"][name]) for name in numbers})
         except Exception:
             return {}
         sentence = (cls.__doc__ or "").strip().partition("\n\n")[0]
         made["properties"].update({key: True for key in placed}, type={"description": " ".join(sentence.split())})
         return made
+
+
+def scheduled(number: Schema) -> Schema:
+    """The schema of a number that a table with a schedule may stand for."""
+    return {**number, "type": ["number", "object"], "if": {"type": "object"}, "then": {"$ref": "#/$defs/schedule"}}
 
 
 def joined(schemas: list[Schema]) -> Schema:

@@ -62,7 +62,8 @@ def expected(hint: Any) -> str:
     if origin(hint) is Literal:
         return " or ".join(shown(value) for value in get_args(hint))
     if origin(hint) in UNIONS:
-        return " or ".join(dict.fromkeys(expected(arm) for arm in arms(hint)))
+        *most, last = dict.fromkeys(expected(arm) for arm in arms(hint))
+        return f"{', '.join(most)} or {last}" if most else last
     return ARTICLES.get(origin(hint), "a table")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -15,14 +16,17 @@ from hookbrew.config import strict
 from hookbrew.config.anchor import anchored
 from hookbrew.config.components import Catalogued, Components, factory, optimizer
 from hookbrew.config.document import Document
-from hookbrew.config.faults import Fault, Mismatch, collected, faults, finish
+from hookbrew.config.faults import MISSING, Fault, Mismatch, collected, faults, finish
 from hookbrew.config.keys import Keys, dotted
-from hookbrew.config.tree import Component, Data, Experiment, Factory, Loss, Optimizer, Train
+from hookbrew.config.tree import Component, Data, Experiment, Factory, Loss, Merge, Optimizer, Train
 from hookbrew.errors import ConfigError, Place, Problem
 from hookbrew.options import KINDS
 
+NAME = re.compile(r"[A-Za-z0-9_-]+")
 TABLES: dict[str, type] = {"data": Data, "train": Train, "optimizer": Optimizer}
 """The tables whose keys are often written without them: `-s epochs=5`."""
+WORKED = ("extends", "stages")
+"""The keys of a file that are worked in before there is an experiment."""
 
 
 def structure(document: Document, catalogue: Catalogued) -> Experiment:
@@ -36,10 +40,15 @@ def structure(document: Document, catalogue: Catalogued) -> Experiment:
 
 
 def inward(message: str, keys: Keys) -> str:
-    """The message of a fault; for a key of a table that stands outside it, with the table: `lr`, optimizer.lr."""
+    """The message of a fault; for a key of a table that stands outside it, with the table: `lr`, optimizer.lr.
+
+    `extends` and `stages` are keys of a file, not of an experiment, and so the near ones of theirs are told here.
+    """
+    if len(keys) != 1 or not message.startswith("unknown key; one of"):
+        return message
     inside = {f.name: f"{name}.{f.name}" for name, cls in TABLES.items() for f in attrs.fields(cls)}
-    known = len(keys) == 1 and message.startswith("unknown key; one of") and keys[0] in inside
-    return f"unknown key; did you mean {inside[str(keys[0])]!r}?" if known else message
+    meant = inside.get(str(keys[0])) or words.nearest(str(keys[0]), WORKED)
+    return f"unknown key; did you mean {meant!r}?" if meant else message
 
 
 def quoted(document: Document, fault: Fault) -> str:
@@ -66,7 +75,7 @@ def experimental(catalogue: Catalogued) -> Converter:
         "augments": each(made.component("augments")),
         "callbacks": each(made.component("callbacks")),
     }
-    conv.register_structure_hook(Experiment, strict.table(Experiment, conv, **hooks))
+    conv.register_structure_hook(Experiment, supplied(conv, hooks))
     return conv
 
 
@@ -75,6 +84,65 @@ def each(hook: strict.Hook) -> strict.Hook:
     own = Converter(detailed_validation=True)
     own.register_structure_hook(Component, hook)
     return strict.demanding(list_structure_factory(list[Component], own), list[Component])
+
+
+def supplied(conv: Converter, hooks: dict[str, strict.Hook]) -> strict.Hook:
+    """The hook for a whole experiment, which says once what it learns: by itself, or in tasks."""
+    own = strict.table(Experiment, conv, **hooks)
+
+    def structure(value: Any, _: Any) -> Any:
+        found: list[Fault] = []
+        made = None
+        with collected(found):
+            made = own(value, Experiment)
+        if isinstance(value, Mapping):
+            found += unlearned(value)
+        finish(found)
+        return made
+
+    return structure
+
+
+def unlearned(tree: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with the parts of an experiment that say what is learned."""
+    if tree.get("tasks"):
+        for key in ("data", "losses", "teacher", "teachers", "merge"):
+            if tree.get(key):
+                yield Fault((key,), "there are tasks, and each has its own; write it into [tasks.NAME]")
+        parts = tree["tasks"] if isinstance(tree["tasks"], Mapping) else {}
+        for name in parts:
+            if not NAME.fullmatch(str(name)):
+                yield Fault(("tasks", name), "a task's name has letters, digits, - and _")
+    else:
+        known = [field.name for field in attrs.fields(Experiment)]
+        near = {words.nearest(key, known) for key in tree if key not in known}
+        if not near & {"tasks"} and not any(words.nearest(key, WORKED) for key in tree if key not in known):
+            yield from (Fault((key,), MISSING) for key in ("data", "losses") if key not in {*tree, *near})
+        parts = {"": tree}
+        if isinstance(tree.get("train"), Mapping) and "tau" in tree["train"]:
+            yield Fault(("train", "tau"), "there are no tasks to draw from")
+    for name, part in parts.items():
+        if isinstance(part, Mapping):
+            yield from unteachable(part, ("tasks", name) if name else ())
+
+
+def unteachable(part: Mapping[str, Any], keys: Keys) -> Iterator[Fault]:
+    """What is wrong with the teachers of a task, or of a whole experiment."""
+    teachers, merge = part.get("teachers"), part.get("merge")
+    if "teacher" in part and teachers:
+        yield Fault((*keys, "teachers"), "there is a teacher too; give it a name among these, or leave one out")
+    named = list(teachers) if isinstance(teachers, Mapping) else []
+    for name in named:
+        if name == "student" or not NAME.fullmatch(str(name)):
+            yield Fault(
+                (*keys, "teachers", name), "a teacher's name has letters, digits, - and _, and is not 'student'"
+            )
+    if isinstance(merge, Mapping):
+        if len(named) < 2:
+            yield Fault((*keys, "merge"), "there are no several teachers to merge; name them with [teachers.NAME]")
+        for name in merge["weights"] if isinstance(merge.get("weights"), Mapping) else ():
+            if named and name not in named:
+                yield Fault((*keys, "merge", "weights", name), f"there is no such teacher; {words.hint(name, named)}")
 
 
 def lasting(conv: Converter) -> strict.Hook:
@@ -130,6 +198,20 @@ def structure_train(table: Mapping[str, Any]) -> Train:
         return strict.converter().structure(table, Train)
     except (Mismatch, BaseValidationError) as error:
         raise ConfigError([Problem(dotted(keys), message, "fit") for keys, message in faults(error)]) from error
+
+
+def structure_merge(table: Mapping[str, Any] | Merge, teachers: Iterable[str], at: str = "") -> Merge:
+    """The keys of `[merge]`, for the Python API; raises ConfigError with all that is wrong, also with teachers' names.
+
+    teachers: what they are called; none where there is one without a name. at: where they stand, as `tasks.trec.`.
+    """
+    found = [*unteachable({"teachers": dict.fromkeys(teachers), "merge": table}, ())]
+    made = table
+    with collected(found, "merge"):
+        made = strict.converter().structure(table, Merge)
+    if found:
+        raise ConfigError([Problem(f"{at}{dotted(keys)}", message) for keys, message in found])
+    return made  # type: ignore[return-value]  # nothing was found, so it is a Merge
 
 
 def called(kind: str, table: Mapping[str, Any], error: BaseException) -> ConfigError:

@@ -45,10 +45,30 @@ class Component:
 
 @attrs.frozen(kw_only=True)
 class Weight:
-    """What a loss is multiplied with: `base`, times a schedule's value at this point of the training."""
+    """What a loss is multiplied with, or an option of it: `base`, times a schedule's value at this point of the run."""
 
     base: float = 1.0
     schedule: Component | None = None
+
+
+def filled(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    """Raise ValueError for a list or table that names nothing, at any depth; a validator of attrs."""
+    inside = [value, *value.values()] if isinstance(value, dict) else [value]
+    if any(isinstance(item, (list, dict)) and not item for item in inside):
+        raise ValueError(f"'{field.name}' names nothing: write one, or leave this key out")
+
+
+def countable(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    """Raise ValueError for a number of classes below 1; a validator of attrs."""
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"'{field.name}' must be >= 1: {value}")
+
+
+def weighing(_: Any, field: attrs.Attribute[Any], value: dict[str, float]) -> None:
+    """Raise ValueError for a weight that is not above 0; a validator of attrs."""
+    for name, weight in value.items():
+        if weight <= 0:
+            raise ValueError(f"'{field.name}' must be > 0: {name} is {weight}")
 
 
 @attrs.frozen(kw_only=True)
@@ -57,19 +77,29 @@ class Loss:
 
     type: str
     options: Any
+    """An instance of the loss's options class; an option that varies has its base value there."""
+    varying: dict[str, Weight] = attrs.field(factory=dict)
+    """The options that a schedule moves: written as a table in place of the number."""
     name: str | None = None
     """The name in logs; the type when left out."""
-    student: str | None = None
-    """A selector on the student; the logits when left out."""
-    teacher: str | None = None
-    """A selector on the teacher; the logits when left out."""
-    projection: Component | None = None
-    """Maps the student's features to the teacher's width."""
+    student: str | list[str] | None = attrs.field(default=None, validator=filled)
+    """A selector on the student, or a list of them; the logits when left out."""
+    teacher: str | list[str] | dict[str, str | list[str]] | None = attrs.field(default=None, validator=filled)
+    """A selector on the teacher, or a list; for several teachers a table by their names. The logits when left out."""
+    projection: Component | Factory | None = None
+    """Maps the student's features to the teacher's width: a registered name, or a factory of a module."""
     weight: Weight = Weight()
     mask: bool | str = True
     """Whether, or by which key of the batch, padding is left out."""
-    labels: str | None = None
-    """The key of the batch that holds the labels; `data.labels` when left out."""
+    labels: str | list[str] | None = attrs.field(default=None, validator=filled)
+    """The key of the batch that holds the labels, or a list; `data.labels` when left out."""
+    optimizer: dict[str, Any] | None = None
+    """Options of the optimizer for the projection and what else this loss trains: `{ lr = 1e-3 }`; those of the
+    student when left out."""
+
+
+PLACEMENT = frozenset(field.name for field in attrs.fields(Loss)) - {"type", "options", "varying"}
+"""The keys of a loss's table that are not options of the loss."""
 
 
 @attrs.frozen(kw_only=True)
@@ -94,10 +124,48 @@ class Data:
     """For keys whose samples differ in length: the value that fills them up."""
     fields: list[str] = attrs.field(factory=list)
     """Names for the parts of samples that are tuples: `["input", "labels"]`."""
-    labels: str = "labels"
-    """The key of the batch that holds the labels; -100 marks a position or sample without one."""
+    labels: str | list[str] = attrs.field(default="labels", validator=filled)
+    """The key of the batch that holds the labels; -100 marks a position or sample without one. A list where the model
+    has several logits: one key for each."""
     mask: str = "attention_mask"
     """The key of the batch that is 1 where a position counts and 0 where it is padding."""
+    logits: str | list[str] = attrs.field(default="logits", validator=filled)
+    """The selector of the student's logits, for evaluation and for losses that name none; a list where there are
+    several, which then holds for teachers too."""
+    causal: bool | None = None
+    """Whether logits at a position are of the next token: true compares them with that one's label, under its mask."""
+    classes: int | Literal["tokens"] | None = attrs.field(default=None, validator=countable)
+    """How many of the logits are classes: the rest is padding of a vocabulary. "tokens": each token is one, as in
+    where a span begins, and padding is none."""
+    index: str = "index"
+    """The key of the batch that holds the number of each sample, for losses that remember samples; made if missing."""
+
+
+@attrs.frozen(kw_only=True)
+class Merge:
+    """`[merge]`: how several teachers become one, for losses on logits."""
+
+    by: Literal["logits", "probabilities"] = "logits"
+    """What is averaged: the logits, or their softmax at the loss's temperature."""
+    weights: dict[str, float] = attrs.field(factory=dict, validator=weighing)
+    """How much each teacher counts, by name; 1 for those that are not named."""
+    confidence: Literal["labels", "entropy"] | None = None
+    """Count a teacher more in rows where it agrees with the label, or is sure."""
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """`[tasks.NAME]`: what one of several tasks of a student learns, from whom, on which data."""
+
+    data: Data
+    losses: list[Loss] = attrs.field(validator=attrs.validators.min_len(1))
+    """What is minimised: the weighted sum of these."""
+    teacher: Factory | None = None
+    """The model that is imitated."""
+    teachers: dict[str, Factory] | None = None
+    """Several of them, by name."""
+    merge: Merge | None = None
+    """How they become one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -124,6 +192,8 @@ class Train:
     """Steps between two rows of metrics."""
     evaluate_every: int | None = at_least(1, None)
     """Steps between two evaluations; once per epoch when left out."""
+    tau: float | None = at_least(0.0, None)
+    """Of several tasks, one is drawn for each batch with probability ~ (number of samples) ^ tau; 1 when left out."""
 
 
 @attrs.frozen(kw_only=True)
@@ -144,12 +214,20 @@ class Experiment:
     """The run folder, relative to the file; it must not exist yet."""
     student: Factory
     """The model that is trained."""
-    data: Data
     train: Train
-    losses: list[Loss] = attrs.field(validator=attrs.validators.min_len(1))
-    """What is minimised: the weighted sum of these."""
+    data: Data | None = None
+    """What the models are fed with; required unless there are tasks, which have their own."""
+    losses: list[Loss] | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.min_len(1))
+    )
+    """What is minimised: the weighted sum of these; required unless there are tasks."""
     teacher: Factory | None = None
     """The model that is imitated; without one the run is plain supervised training."""
+    teachers: dict[str, Factory] | None = None
+    """Several of them, by name, in place of `teacher`."""
+    merge: Merge | None = None
+    tasks: dict[str, Task] | None = None
+    """Several tasks of one student, by name, in place of data, losses and teachers of its own."""
     seed: int = at_least(0, 0)
     """Fixes initial weights, order of samples, augmentation and dropout."""
     plugins: list[str] = attrs.field(factory=list)
@@ -163,3 +241,13 @@ class Experiment:
     """Changes of each training batch, in this order, before teacher and student see it."""
     callbacks: list[Component] = attrs.field(factory=list)
     """Observers of the run, called in this order."""
+
+    @property
+    def parts(self) -> dict[str, Task]:
+        """The tasks by name; a run that has none is one task without a name."""
+        if self.tasks or self.data is None:
+            return self.tasks or {}
+        alone = Task(
+            data=self.data, losses=self.losses or [], teacher=self.teacher, teachers=self.teachers, merge=self.merge
+        )
+        return {"": alone}

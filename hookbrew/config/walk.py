@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from hookbrew import words
 from hookbrew.config.keys import Keys
-from hookbrew.config.tree import COMPONENTS
+from hookbrew.config.tree import COMPONENTS, PLACEMENT
 
 FACTORIES: tuple[Keys, ...] = (("teacher",), ("student",), ("data", "train"), ("data", "evaluate"), ("data", "collate"))
 
@@ -23,22 +24,41 @@ def at(tree: Any, keys: Keys) -> Any:
 
 def factories(tree: dict[str, Any]) -> Iterator[tuple[Keys, dict[str, Any]]]:
     """Each factory table with its keys."""
-    for keys in FACTORIES:
-        table = at(tree, keys)
-        if isinstance(table, dict):
-            yield keys, table
+    for place in parts(tree):
+        teachers = at(tree, (*place, "teachers"))
+        named = [(*place, "teachers", name) for name in teachers] if isinstance(teachers, dict) else []
+        for keys in [*((*place, *keys) for keys in FACTORIES), *named]:
+            table = at(tree, keys)
+            if isinstance(table, dict):
+                yield keys, table
+        for index, loss in listed(at(tree, (*place, "losses"))):
+            table = at(loss, ("projection",))
+            if isinstance(table, dict) and manufactured(table):
+                yield (*place, "losses", index, "projection"), table
+
+
+def manufactured(table: dict[str, Any]) -> bool:
+    """Whether the table of a projection is a factory's, perhaps with the name of its key misspelt."""
+    return "factory" in table or ("type" not in table and words.nearest("factory", table) is not None)
+
+
+def parts(tree: dict[str, Any]) -> list[Keys]:
+    """Where data, losses and teachers stand: at the root, and in each task."""
+    tasks = tree.get("tasks")
+    return [(), *(("tasks", name) for name in tasks)] if isinstance(tasks, dict) else [()]
 
 
 def components(tree: dict[str, Any]) -> Iterator[tuple[Keys, str, dict[str, Any]]]:
     """Each component table with its keys and kind; anything that is no table is passed over."""
-    for name in ("lr_schedule", "augments", "callbacks", "losses"):
-        value = tree.get(name)
-        items = [((name,), value)] if name == "lr_schedule" else [((name, i), item) for i, item in listed(value)]
-        for keys, item in items:
+    if isinstance(rate := tree.get("lr_schedule"), dict):
+        yield ("lr_schedule",), COMPONENTS["lr_schedule"], rate
+    lists: list[Keys] = [("augments",), ("callbacks",), *((*place, "losses") for place in parts(tree))]
+    for keys in lists:
+        for index, item in listed(at(tree, keys)):
             if isinstance(item, dict):
-                yield keys, COMPONENTS[name], item
-                if name == "losses":
-                    yield from inner(keys, item)
+                yield (*keys, index), COMPONENTS[str(keys[-1])], item
+                if keys[-1] == "losses":
+                    yield from inner((*keys, index), item)
 
 
 def listed(value: Any) -> Iterator[tuple[int, Any]]:
@@ -47,14 +67,18 @@ def listed(value: Any) -> Iterator[tuple[int, Any]]:
 
 
 def inner(keys: Keys, loss: dict[str, Any]) -> Iterator[tuple[Keys, str, dict[str, Any]]]:
-    """The components in a table of `[[losses]]`: its projection, and the schedule of its weight."""
+    """The components in a table of `[[losses]]`: its projection, and the schedules of its weight and its options."""
     projection, weight = loss.get("projection"), loss.get("weight")
     if isinstance(projection, str):
         projection = {"type": projection}
-    if isinstance(projection, dict):
+    if isinstance(projection, dict) and not manufactured(projection):
         yield (*keys, "projection"), COMPONENTS["projection"], projection
     if isinstance(weight, dict):
         yield (*keys, "weight"), COMPONENTS["schedule"], weight
+    for name, value in loss.items():
+        # only the loss knows which options are numbers, and it is not loaded here: these two keys tell
+        if name not in PLACEMENT and isinstance(value, dict) and {"type", "base"} <= value.keys():
+            yield (*keys, name), COMPONENTS["schedule"], value
 
 
 def mapped(value: Any, keys: Keys, change: Callable[[Keys, str], str]) -> Any:

@@ -60,8 +60,8 @@ def _(value: Weight) -> Any:
 @plain.register
 def _(value: Loss) -> dict[str, Any]:
     placement = fields(value)
-    options = placement.pop("options")
-    return {**placement, **options}
+    options, varying = placement.pop("options"), placement.pop("varying")
+    return {**placement, **options, **varying}
 
 
 def fields(value: Any) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The event-driven training loop. `hookbrew.loop.events` draws it."""
 
-from hookbrew.loop.data import Batch, Feed, Given, Loader, Pad, mix, moved
+from hookbrew.loop.batch import Batch, Pad, moved
+from hookbrew.loop.data import Feed, Given, Loader, mix
 from hookbrew.loop.device import autocast, chosen
 from hookbrew.loop.dispatch import Dispatch
 from hookbrew.loop.events import EVENTS, Events
 from hookbrew.loop.loop import Loop
 from hookbrew.loop.meter import finite
+from hookbrew.loop.mixture import Chain, Mixture
 from hookbrew.loop.rate import Rate, rated
 from hookbrew.loop.save import save
 from hookbrew.loop.state import State
@@ -13,12 +15,14 @@ from hookbrew.loop.state import State
 __all__ = [
     "EVENTS",
     "Batch",
+    "Chain",
     "Dispatch",
     "Events",
     "Feed",
     "Given",
     "Loader",
     "Loop",
+    "Mixture",
     "Pad",
     "Rate",
     "State",

@@ -12,14 +12,11 @@ from typing import Any, Protocol
 
 import attrs
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from hookbrew import words
 from hookbrew.errors import DataError
-
-Batch = dict[str, Any]
+from hookbrew.loop.batch import Batch, named, size_of
 
 
 def mix(seed: int, *names: object) -> int:
@@ -33,6 +30,13 @@ class Feed(Protocol):
 
     def __len__(self) -> int:
         """Batches in one epoch."""
+
+    @property
+    def samples(self) -> int:
+        """Samples in one epoch."""
+
+    def first(self) -> list[Batch]:
+        """The first batch; of several tasks, that of each."""
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`, counted from 1."""
@@ -92,9 +96,11 @@ class Loader:
             raise DataError(f"the dataset is empty: {type(samples).__name__} of length 0")
         self._order = Order(len(samples), batch_size, seed)
         self._fields = fields
+        self.index: str | None = None
+        """The key under which batches get the numbers of their samples, unless they have it; None for nowhere."""
         # the private generator: iterating a DataLoader otherwise draws from torch's global one
         self._loader: DataLoader[Any] = DataLoader(
-            samples,  # type: ignore[arg-type]  # any map-style dataset will do, lists included
+            Numbered(samples),  # type: ignore[arg-type]  # any map-style dataset will do, lists included
             batch_sampler=self._order,
             collate_fn=Told(collate),
             num_workers=workers,
@@ -105,13 +111,23 @@ class Loader:
     def __len__(self) -> int:
         return len(self._order)
 
+    @property
+    def samples(self) -> int:
+        """Samples in one epoch."""
+        return self._order.length
+
+    def first(self) -> list[Batch]:
+        """The first batch of the first epoch."""
+        return [next(iter(self.epoch(1)))]
+
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`, counted from 1."""
         self._order.epoch = number
-        for batch in noted(self._loader, number):
-            if isinstance(batch, DataError):
-                raise batch
-            yield named(batch, self._fields)
+        for numbers, made in noted(self._loader, number):
+            if isinstance(made, DataError):
+                raise made
+            batch = named(made, self._fields)
+            yield batch if self.index is None else {self.index: torch.tensor(numbers), **batch}
 
     def close(self) -> None:
         """End the workers, which otherwise wait for another epoch; there are no batches afterwards."""
@@ -133,6 +149,21 @@ class Given:
             raise DataError(
                 f"{type(self._loader).__name__} has no len(): give the length as steps, not epochs"
             ) from None
+
+    @property
+    def samples(self) -> int:
+        """Samples in one epoch: those of the loader's dataset, or counted; raises DataError if there is no telling."""
+        if isinstance(getattr(self._loader, "dataset", None), Sized):
+            return len(self._loader.dataset)  # type: ignore[attr-defined]  # as just asked
+        if isinstance(self._loader, list | tuple):
+            return sum(size_of(named(batch, self._fields)) for batch in self._loader)
+        raise DataError(
+            f"{type(self._loader).__name__} does not say how many samples it has; give a DataLoader or a list"
+        )
+
+    def first(self) -> list[Batch]:
+        """The first batch."""
+        return [next(iter(self.epoch(1)))]
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`; one that gives none ends the training with an error."""
@@ -160,76 +191,31 @@ def noted(loader: Iterable[Any], number: int) -> Iterator[Any]:
 
 
 @attrs.frozen
-class Told:
-    """A collate function whose DataError is a value: a worker would raise it with its traceback for a message."""
+class Numbered:
+    """A dataset whose samples come with their numbers."""
 
-    collate: Callable[[list[Any]], Any]
+    samples: Samples
 
-    def __call__(self, samples: list[Any]) -> Any:
-        try:
-            return self.collate(samples)
-        except DataError as error:
-            return error
+    def __len__(self) -> int:
+        return len(self.samples)
 
-
-def named(batch: Any, fields: Sequence[str]) -> Batch:
-    """The batch as a dict: mappings as they are, tuples by `fields`."""
-    if isinstance(batch, Mapping):
-        return dict(batch)
-    parts = [batch] if isinstance(batch, Tensor) else batch
-    if isinstance(parts, list | tuple):
-        if len(parts) == len(fields):
-            return dict(zip(fields, parts, strict=True))
-        given = f"the names {words.several(fields)}" if fields else "no names"
-        raise DataError(
-            f"a {type(batch).__name__} of {len(parts)} parts came from the data, and fields gives {given}; "
-            'write one name a part: fields = ["input", "labels"]'
-        )
-    raise DataError(f"a {type(batch).__name__} came from the data; expected a mapping of names to tensors, or a tuple")
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        return index, self.samples[index]
 
 
 @attrs.frozen
-class Pad:
-    """Collate samples that are mappings: equal shapes are stacked, others filled up at the end.
+class Told:
+    """A collate function that keeps the numbers, and whose DataError is a value: a worker would raise it with its
+    traceback for a message."""
 
-    Raises DataError for a key whose samples differ in length and that has no fill value: a wrong one
-    would be read as real input.
-    """
+    collate: Callable[[list[Any]], Any]
 
-    values: Mapping[str, float]
-    fields: Sequence[str] = ()
-    """Names for the parts of samples that are tuples."""
-
-    def __call__(self, samples: list[Any]) -> Batch:
-        rows = [named(sample, self.fields) for sample in samples]
-        for row in rows:
-            if row.keys() != rows[0].keys():
-                raise DataError(
-                    f"samples of one batch have different keys: {words.several(rows[0])}; and {words.several(row)}"
-                )
-        return {key: self.join(key, [row[key] for row in rows]) for key in rows[0]}
-
-    def join(self, key: str, parts: list[Any]) -> Any:
-        """One key of the batch: (B, ...), with the first dimension of the samples filled up if it varies."""
-        if isinstance(parts[0], list):
-            parts = [torch.tensor(part) for part in parts]
-        elif hasattr(parts[0], "__array__"):
-            parts = [torch.as_tensor(part) for part in parts]
-        if not isinstance(parts[0], Tensor) or len({part.shape for part in parts}) == 1:
-            return default_collate(parts)
-        shapes = sorted({tuple(part.shape) for part in parts})
-        if () in shapes or len({shape[1:] for shape in shapes}) > 1:
-            raise DataError(
-                f"samples differ in shape in {key!r} ({words.several(shapes)}); "
-                "only the first dimension can be filled up"
-            )
-        lengths = [shape[0] for shape in shapes]
-        if key not in self.values:
-            raise DataError(
-                f"samples differ in length in {key!r} ({words.several(lengths)}); "
-                f"say what fills the short ones up: pad = {{ {key} = 0 }}"
-            )
-        return pad_sequence(parts, batch_first=True, padding_value=float(self.values[key]))
+    def __call__(self, samples: list[tuple[int, Any]]) -> tuple[list[int], Any]:
+        numbers = [number for number, _ in samples]
+        try:
+            return numbers, self.collate([sample for _, sample in samples])
+        except DataError as error:
+            return numbers, error
 
 
 def groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
@@ -242,16 +228,3 @@ def groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
             group = []
     if group:
         yield group
-
-
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`."""
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
-def size_of(batch: Batch) -> int:
-    """The number of samples of a batch: the first dimension of its first tensor."""
-    for value in batch.values():
-        if isinstance(value, Tensor) and value.dim():
-            return len(value)
-    raise DataError(f"the batch holds no tensor; its keys are {words.several(batch)}")

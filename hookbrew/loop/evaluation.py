@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 import attrs
 import torch
 
-from hookbrew.loop.data import Feed, moved
+from hookbrew.loop.batch import moved
+from hookbrew.loop.data import Feed
 from hookbrew.loop.dispatch import Dispatch
 from hookbrew.loop.state import State
 from hookbrew.loop.step import Trainable
@@ -31,10 +32,9 @@ class Evaluation:
         with evaluating(state.student), torch.no_grad():
             self.dispatch.fire("eval_start", state)
             for batch in self.feed.epoch(1):
-                state.batch = moved(batch, state.device)
+                state.see(moved(batch, state.device))
                 with self.autocast():
-                    state.logits = self.objective.predict(state.batch)
-                state.labels = state.batch.get(self.objective.labels)
+                    state.logits, state.labels = self.objective.predict(state.batch)
                 self.dispatch.fire("eval_batch_end", state)
             state.logits = state.labels = None
             state.last_eval_step = state.step

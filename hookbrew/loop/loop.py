@@ -17,12 +17,14 @@ import torch
 from hookbrew import words
 from hookbrew.config import Train
 from hookbrew.errors import CallbackError, NonFiniteError
-from hookbrew.loop.data import Batch, Feed, groups, moved
+from hookbrew.loop.batch import Batch, moved
+from hookbrew.loop.data import Feed, groups
 from hookbrew.loop.device import autocast, threads
 from hookbrew.loop.dispatch import Dispatch
 from hookbrew.loop.evaluation import Evaluation
 from hookbrew.loop.events import EVENTS
 from hookbrew.loop.meter import Meter
+from hookbrew.loop.mixture import Mixture
 from hookbrew.loop.rate import Rate
 from hookbrew.loop.state import State
 from hookbrew.loop.step import Step, Trainable
@@ -55,6 +57,7 @@ class Loop:
             total_steps=self.train.steps or per_epoch * (self.train.epochs or 1),
             total_epochs=None if self.train.steps else self.train.epochs or 1,
             folder=self.folder,
+            several=isinstance(self.feed, Mixture),
             announce=self.announce,
         )
 
@@ -135,7 +138,9 @@ class Loop:
             "epoch": state.epoch,
             **meter.row(),
             **{f"weight/{term.name}": weight for term, weight in weights},
+            **self.objective.varying(state.progress),
             "lr": float(self.rate.current),
+            **{name: float(rate) for name, rate in self.rate.own.items()},
         }
 
     def due(self, state: State) -> bool:

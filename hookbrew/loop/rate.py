@@ -13,6 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.progress import Schedule
 
+OWNER = "loss"
+"""The key of a parameter group that holds the name of the one loss whose parameters these are."""
+
 
 @attrs.define
 class Rate:
@@ -24,6 +27,8 @@ class Rate:
     """An object of torch that moves the rates itself; stepped once an optimizer step."""
     current: float = attrs.field(init=False, default=0.0)
     """The rate of the first group in the step that is running or was last made."""
+    own: dict[str, Any] = attrs.field(init=False, factory=dict)
+    """The rates of groups that belong to one loss in that step: `lr/NAME`."""
     _bases: list[float] = attrs.field(init=False, factory=list)
 
     @contextmanager
@@ -41,6 +46,7 @@ class Rate:
         if self.schedule is not None:
             self.set_all(self.schedule(progress))
         self.current = self.optimizer.param_groups[0]["lr"]
+        self.own = {f"lr/{group[OWNER]}": group["lr"] for group in self.optimizer.param_groups if OWNER in group}
 
     def set_all(self, multiplier: float) -> None:
         """Each group's base times one number."""

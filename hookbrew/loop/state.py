@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hookbrew.errors import FolderError
+from hookbrew.objective import TASK
 
 
 @attrs.define(kw_only=True)
@@ -28,6 +29,8 @@ class State:
     """Fire an event on behalf of a callback: `state.announce("checkpoint_saved")`."""
     folder: Path | None = None
     """The run folder; None when nothing is to be written (the Python call without `output`)."""
+    several: bool = False
+    """Whether there are several tasks, of which each batch says its own."""
 
     step: int = 0
     """The optimizer update that is running or was last made, from 1."""
@@ -37,13 +40,16 @@ class State:
     """Training samples whose gradients were used."""
     stop_reason: str | None = None
 
-    batch: Mapping[str, Tensor] = attrs.field(factory=dict)
+    batch: dict[str, Any] = attrs.field(factory=dict)
+    task: str | None = None
+    """The task that `batch` is of; None in a run that has no tasks."""
     student_out: Any = None
     teacher_out: Any = None
-    logits: Tensor | None = None
-    """The student's logits in `eval_batch_end`."""
-    labels: Tensor | None = None
-    """The labels in `eval_batch_end`, -100 where there are none; None if the data has no labels."""
+    logits: Any = None
+    """The student's logits in `eval_batch_end`: a tensor, or a list where `data.logits` names several."""
+    labels: Any = None
+    """The labels in `eval_batch_end`, one tensor for each of logits, -100 where there are none; None if the data has
+    no labels."""
     loss: Tensor | None = None
     grad_norm: Tensor | None = None
 
@@ -53,6 +59,10 @@ class State:
     last_eval_step: int | None = None
     exception: BaseException | None = None
     eval_requested: bool = False
+
+    def see(self, batch: dict[str, Any]) -> None:
+        """Take in the batch that is next."""
+        self.batch, self.task = batch, batch[TASK] if self.several else None
 
     def request_stop(self, reason: str) -> None:
         """End the training after this step; the first reason given is kept."""

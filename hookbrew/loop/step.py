@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hookbrew.errors import NonFiniteError
-from hookbrew.loop.data import Batch, size_of
+from hookbrew.loop.batch import Batch, size_of
 from hookbrew.loop.dispatch import Dispatch
 from hookbrew.loop.meter import Meter
 from hookbrew.loop.state import State
@@ -36,10 +36,6 @@ class Trainable(Protocol):
         """The parts of the loss."""
 
     @property
-    def labels(self) -> str:
-        """The key of the batch that holds the labels."""
-
-    @property
     def outputs(self) -> tuple[Any, Any]:
         """What student and teacher returned for the last batch."""
 
@@ -52,14 +48,17 @@ class Trainable(Protocol):
     def forward(self, batch: Batch) -> None:
         """Run both models."""
 
-    def sums(self, batch: Batch, counts: Tensor) -> Tensor:
+    def sums(self, batch: Batch, counts: Tensor, progress: float) -> Tensor:
         """Sums over the valid elements of the batch that `forward` saw, (terms,)."""
 
     def weights(self, progress: float) -> list[float]:
         """The weight of each part at this point of the training."""
 
-    def predict(self, batch: Batch) -> Tensor:
-        """The student's logits for a batch."""
+    def varying(self, progress: float) -> dict[str, float]:
+        """What else moves in the course of the training, by name."""
+
+    def predict(self, batch: Batch) -> tuple[Any, Any]:
+        """The student's logits for a batch, and its labels or None."""
 
 
 @attrs.frozen(kw_only=True)
@@ -97,13 +96,13 @@ class Step:
 
     def backward(self, state: State, batch: Batch, counts: Tensor, shares: Tensor) -> Tensor:
         """Add the gradients of one batch; returns its share of the step's loss, detached."""
-        state.batch = batch
+        state.see(batch)
         self.dispatch.fire("batch_ready", state)
         with self.autocast():
             self.objective.forward(batch)
             state.student_out, state.teacher_out = self.objective.outputs
             self.dispatch.fire("forward_end", state)
-            sums = self.objective.sums(batch, counts)
+            sums = self.objective.sums(batch, counts, state.progress)
         state.loss = (sums * shares).sum()
         self.dispatch.fire("loss_end", state)
         state.loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here

@@ -1,4 +1,4 @@
-"""Masks and labels, brought to the shape of the tensors that a loss compares.
+"""Logits, masks and labels, brought to the shape in which a loss compares them.
 
 B batch, L tokens, D features, C classes, H heads, S keys. A mask is (B, L), 1 where a position counts.
 Unless its class says what it counts, a loss on a tensor that begins with (B, L) and has a feature dimension, or
@@ -17,11 +17,13 @@ from torch import Tensor
 from hookbrew import words
 from hookbrew.errors import DataError, ObjectiveError
 from hookbrew.objective.attended import places
-from hookbrew.objective.inputs import Names
+from hookbrew.objective.inputs import Names, parted
 from hookbrew.objective.source import Counts, Source
 
 IGNORED = -100
 """The label that marks a position or a sample without one, as everywhere in torch."""
+STUDENT = ("student",)
+"""The student's side of a batch."""
 
 
 @attrs.frozen
@@ -32,8 +34,14 @@ class Scope:
     """Positions, (B, L); pairs of positions of one sample, (B, L, L); or samples, (B,)."""
     mask: str | None = None
     """The key of the mask that it obeys; None where every position counts."""
+    sides: tuple[tuple[str, ...], ...] = ()
+    """Whose masks those are, as `parted` names them: the student's, and a teacher's where it has one of its own."""
     marked: bool = False
-    """Whether there is one label for each position or sample, so that -100 takes it out."""
+    """Whether there is one label for each position or sample, so that -100, or a soft label of zeros, takes it out."""
+    labels: str | None = None
+    """The key of its labels."""
+    shifted: bool = False
+    """Whether logits at a position are of the token after it: they are compared with its label, under its mask."""
 
 
 def mask_key(source: Source, names: Names) -> str | None:
@@ -44,59 +52,159 @@ def mask_key(source: Source, names: Names) -> str | None:
     return names.mask if wanted is True else wanted
 
 
-def scope_of(source: Source, tensor: Tensor, batch: Mapping[str, Any], names: Names) -> Scope:
+def scope_of(source: Source, pair: int | None, tensor: Tensor, batch: Mapping[str, Any], names: Names) -> Scope:
     """What a loss counts in this tensor of the student, and which mask and labels say what of it is there.
 
     Raises ObjectiveError when a mask is there that does not fit, or that the loss does not take: padding
     would count as real input. Raises DataError when labels are needed and missing.
     """
     there = places(source.takes, tensor.shape)
-    labels = labels_of(source, batch, names) if "labels" in source.roles else None
-    marked = labels is not None and source.marks and not labels.is_floating_point() and labels.shape == there
-    mask = masked(source, tensor, batch, names)
-    inferred: Counts = "positions" if len(there) > 1 and (mask is not None or marked) else "samples"
-    return Scope(source.counts or inferred, mask, marked)
+    key = labels_key(source, pair, names) if "labels" in source.roles else None
+    labels = None if key is None else labels_of(source, key, parted(batch, "student"))
+    marked = labels is not None and source.marks and marks(labels, there, soft=source.soft)
+    shifted = source.takes == "logits" and bool(names.causal) and tensor.dim() == 3
+    if labels is not None and source.takes == "logits":
+        require_labels(labels, tensor, names, shifted=shifted, marked=marked)
+    mask, sides = mask_key(source, names), masked(source, tensor, batch, names)
+    inferred: Counts = "positions" if len(there) > 1 and (sides or marked) else "samples"
+    return Scope(
+        counts=source.counts or inferred,
+        mask=mask if sides else None,
+        sides=sides,
+        marked=marked,
+        labels=key,
+        shifted=shifted,
+    )
 
 
-def masked(source: Source, tensor: Tensor, batch: Mapping[str, Any], names: Names) -> str | None:
-    """The key of the mask that the tensor obeys, (..., D) by a mask (...), (B, H, L, S) or (B, H, L, D) of an
-    attention by one (B, L); None if there is none for it."""
+def masked(source: Source, tensor: Tensor, batch: Mapping[str, Any], names: Names) -> tuple[tuple[str, ...], ...]:
+    """Whose masks the tensor obeys, (..., D) a mask (...), (B, H, L, S) or (B, H, L, D) of an attention one (B, L).
+
+    The student's, and those that teachers have of their own, if they fit; none at all if there is none.
+    """
     key, named = mask_key(source, names), isinstance(source.table.mask, str)
-    if named and key not in batch:
-        raise ObjectiveError(f"mask: the batch has no key {key!r}; {words.hint(str(key), batch)}")
-    if key is None or key not in batch or (tensor.dim() < 3 and not named):
-        return None  # a mask of positions says nothing about a tensor that has none, like pooled logits
-    if places(source.takes, tensor.shape) != batch[key].shape:
+    found = {side: parted(batch, *side) for side in (STUDENT, *(("teacher", name) for name in source.teachers))}
+    masks = {side: part[key] for side, part in found.items() if key in part}
+    if named and not masks:
+        raise ObjectiveError(f"mask: the batch has no key {key!r}; {words.hint(str(key), found[STUDENT])}")
+    if key is None or not masks or (tensor.dim() < 3 and not named):
+        return ()  # a mask of positions says nothing about a tensor that has none, like pooled logits
+    own, there = masks.get(STUDENT), places(source.takes, tensor.shape)
+    if own is not None and own.shape != there:
         raise ObjectiveError(
-            f"the mask {key!r} is {tuple(batch[key].shape)} and does not fit the student's {tuple(tensor.shape)}; name "
+            f"the mask {key!r} is {tuple(own.shape)} and does not fit the student's {tuple(tensor.shape)}; name "
             'the right key with mask = "...", or write mask = false if every position counts'
         )
-    if "mask" not in source.roles:
+    sides = tuple(s for s, mask in masks.items() if s == STUDENT or (mask is not own and mask.shape == there))
+    if sides and "mask" not in source.roles:
         raise ObjectiveError(
             f"loss {source.table.type!r} takes no mask, and {key!r} marks padding in its tensors; give its "
             "function a parameter 'mask', or write mask = false if every position counts"
         )
-    return key
+    return sides
 
 
-def valid(source: Source, scope: Scope, batch: Mapping[str, Any], names: Names) -> tuple[Tensor | None, Tensor | None]:
-    """The mask, bool (B, L) or (B,), and the labels for a loss; each None where there is none.
+def valid(source: Source, scope: Scope, batch: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+    """The mask, bool (B, L) or (B,), and the labels for a loss, shifted as its logits; each None where there is none.
 
-    A label of -100 makes its position invalid. Raises DataError when the mask or the labels are missing.
+    A label of -100 makes its position invalid; so does a mask of the teacher's own. Of shifted logits a position is
+    valid if it and the token that it is of are. Raises DataError when the mask or the labels are missing.
     """
-    labels = labels_of(source, batch, names) if "labels" in source.roles else None
-    if scope.mask is not None and scope.mask not in batch:
-        raise DataError(f"loss {source.name!r} obeys {scope.mask!r}, which the first batch had and this one lacks")
-    mask = batch[scope.mask].bool() if scope.mask is not None else None
+    own = parted(batch, "student")
+    labels = None if scope.labels is None else labels_of(source, scope.labels, own)
+    mask = joint(source, scope, batch)
+    if scope.shifted:
+        mask = None if mask is None else mask[:, :-1] & mask[:, 1:]
+        labels = None if labels is None else labels[:, 1:]
     if labels is not None and scope.marked:
-        there = labels != IGNORED
+        there = labelled(labels)
         mask = there if mask is None else mask & there
     return mask, labels
 
 
-def labels_of(source: Source, batch: Mapping[str, Any], names: Names) -> Tensor:
+def joint(source: Source, scope: Scope, batch: Mapping[str, Any]) -> Tensor | None:
+    """Where all the masks that a term obeys are 1; raises DataError for one that is missing, or of another shape."""
+    mask: Tensor | None = None
+    for side in scope.sides:
+        one = parted(batch, *side).get(str(scope.mask))
+        if one is None:
+            raise DataError(f"loss {source.name!r} obeys {scope.mask!r}, which the first batch had and this one lacks")
+        if mask is not None and one.shape != mask.shape:
+            raise DataError(
+                f"loss {source.name!r} obeys the masks {scope.mask!r} of {words.several('.'.join(s) for s in scope.sides)}"
+                f", and in this batch they are {tuple(mask.shape)} and {tuple(one.shape)}"
+            )
+        mask = one.bool() if mask is None else mask & one.bool()
+    return mask
+
+
+def require_labels(labels: Tensor, logits: Tensor, names: Names, *, shifted: bool, marked: bool) -> None:
+    """Raise ObjectiveError for labels of samples where logits are of the next token, and for numbers past `classes`."""
+    if shifted and labels.shape[:2] != logits.shape[:2]:
+        raise ObjectiveError(
+            f"labels are {tuple(labels.shape)} and logits {tuple(logits.shape)}; causal = true needs one for each token"
+        )
+    if names.classes is None or not marked or labels.is_floating_point() or not labels.numel():
+        return
+    largest, classes = int(labels.max()), logits.shape[-1] if names.classes == "tokens" else names.classes
+    if largest >= classes:
+        what = f"there are {classes} tokens" if names.classes == "tokens" else f"classes = {classes}"
+        raise ObjectiveError(f"labels: there is a {largest}, and {what}; the first is 0, and -100 is none")
+
+
+def marks(labels: Tensor, there: torch.Size, *, soft: bool) -> bool:
+    """Whether labels say of each of these places whether it has one: integers, or (..., C) if the loss takes `soft`."""
+    if labels.is_floating_point():
+        return soft and labels.dim() > 1 and labels.shape[:-1] == there
+    return labels.shape == there
+
+
+def labelled(labels: Tensor) -> Tensor:
+    """Where there is a label, bool: not -100; of soft ones (..., C), which an augmentation makes of integers, not 0."""
+    return (labels > 0).any(dim=-1) if labels.is_floating_point() else labels != IGNORED
+
+
+def logits_of(tensor: Tensor, names: Names, batch: Mapping[str, Any], *, shifted: bool) -> Tensor:
+    """Logits without what is no class, (..., C), and without the last position of shifted ones.
+
+    A class that is padding is cut off, or -inf where classes are tokens. Raises ObjectiveError when they do not fit.
+    """
+    if names.classes == "tokens":
+        mask = batch.get(names.mask)
+        if mask is None or mask.shape != tensor.shape:
+            there = "no such key" if mask is None else f"it is {tuple(mask.shape)}"
+            raise ObjectiveError(
+                f'classes = "tokens" says that logits {tuple(tensor.shape)} are of tokens, (batch, tokens), of which '
+                f"the mask {names.mask!r} says which are there; {there}"
+            )
+        tensor = tensor.masked_fill(~mask.bool(), -torch.inf)
+    elif names.classes is not None:
+        if tensor.shape[-1] < names.classes:
+            raise ObjectiveError(f"classes = {names.classes}, and logits are {tuple(tensor.shape)}")
+        tensor = tensor[..., : names.classes]
+    return tensor[:, :-1] if shifted else tensor
+
+
+def labels_key(source: Source, pair: int | None, names: Names) -> str:
+    """The key of a term's labels; raises ObjectiveError when there are not as many keys as pairs of tensors."""
+    keys = source.table.labels or names.labels
+    if isinstance(keys, str):
+        return keys
+    if source.takes != "logits" and source.table.labels is None and len(keys) > 1:  # its pairs are layers, not heads
+        raise ObjectiveError(
+            f"labels: data.labels names {words.several(keys)}, one for each tensor of logits, and loss "
+            f'{source.table.type!r} compares others; name one, as in labels = "{keys[0]}"'
+        )
+    if pair is None and len(keys) == 1:
+        return keys[0]
+    if pair is None or pair >= len(keys):
+        many = "one tensor" if pair is None else f"at least {pair + 1} tensors"
+        raise ObjectiveError(f"labels: {len(keys)} keys ({words.several(keys)}) for {many}; write one for each")
+    return keys[pair]
+
+
+def labels_of(source: Source, key: str, batch: Mapping[str, Any]) -> Tensor:
     """The labels for a loss; raises DataError when the batch has none under that key."""
-    key = source.table.labels or names.labels
     if key not in batch:
         raise DataError(
             f"loss {source.name!r} needs labels, and the batch has no key {key!r}; {words.hint(key, batch)}"

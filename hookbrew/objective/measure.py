@@ -9,82 +9,121 @@ import torch
 from torch import Tensor, nn
 
 from hookbrew.errors import ConfigError, ObjectiveError, Problem
-from hookbrew.objective.align import scope_of
+from hookbrew.objective.align import logits_of, scope_of
 from hookbrew.objective.attended import ATTENDED, require_attended
-from hookbrew.objective.inputs import Names
+from hookbrew.objective.inputs import Names, called
+from hookbrew.objective.projection import projected
 from hookbrew.objective.source import Source, collected
-from hookbrew.objective.term import Term
+from hookbrew.objective.term import Term, listed
 
 SAME = ("logits", "hidden")
 """Kinds of tensors that a loss compares element by element: their shapes must be equal."""
 
 
-def termed(source: Source, student: Any, teacher: Any, batch: Mapping[str, Any], names: Names) -> Iterator[Term]:
+def termed(
+    source: Source, student: Any, teachers: Mapping[str, Any], batch: Mapping[str, Any], names: Names
+) -> Iterator[Term]:
     """The terms of one source, given what its selectors captured: one for each pair of tensors.
 
-    Raises ObjectiveError when the two sides cannot be paired, or a pair has shapes that do not fit.
+    teachers: by name, those that it compares with. Raises ObjectiveError when the sides cannot be paired, or a pair
+    has shapes that do not fit.
     """
-    lists = [side for side in (student, teacher) if isinstance(side, list)]
-    if not lists:
-        yield paired(source, None, (student, teacher), batch, names)
+    if source.takes == "flow":
+        yield flowing(source, student, teachers, batch, names)
         return
-    if teacher is not None and not (isinstance(student, list) and isinstance(teacher, list)):
+    lists = {side: value for side, value in {"student": student, **teachers}.items() if isinstance(value, list)}
+    if not lists:
+        yield paired(source, None, (student, teachers), batch, names)
+        return
+    if len(lists) <= len(teachers):
+        one = next(iter(lists.values()))
         raise ObjectiveError(
-            f"one side is a list of {len(lists[0])} tensors and the other a single tensor; a selector that "
+            f"one side is a list of {len(one)} tensors and the other a single tensor; a selector that "
             "has * ? { , or : in its path gives a list: write both in the same way"
         )
-    if teacher is not None and len(student) != len(teacher):
-        raise ObjectiveError(
-            f"{len(student)} student taps and {len(teacher)} teacher taps; they are matched one to one"
-        )
+    for name, tensors in teachers.items():
+        if len(student) != len(tensors):
+            raise ObjectiveError(
+                f"{len(student)} student taps and {len(tensors)} {called(name)} taps; they are matched one to one"
+            )
     for pair, tensor in enumerate(student):
-        yield paired(source, pair, (tensor, None if teacher is None else teacher[pair]), batch, names)
+        theirs = {name: tensors[pair] for name, tensors in teachers.items()}
+        yield paired(source, pair, (tensor, theirs), batch, names)
 
 
 def paired(
-    source: Source, pair: int | None, tensors: tuple[Tensor, Tensor | None], batch: Mapping[str, Any], names: Names
+    source: Source,
+    pair: int | None,
+    sides: tuple[Tensor, Mapping[str, Tensor]],
+    batch: Mapping[str, Any],
+    names: Names,
 ) -> Term:
-    """One term, with its projection built to the measured sizes."""
-    student, teacher = tensors
-    projection = projected(source, student, teacher)
+    """One term, with its projection built to the measured sizes; sides: the student's tensor, the teachers' by name."""
+    student, teachers = sides
+    cuts = {name: cut(source, tensor, names) for name, tensor in teachers.items()}
+    projection = projected(source, cut(source, student, names), next(iter(cuts.values()), None))
     if isinstance(source.function, nn.Module):
         source.function.to(student.device)
     if source.takes in ATTENDED:
-        require_attended(source.table.type, source.takes, student, teacher)
-    if teacher is not None and source.takes in SAME:
-        require_same(source, student, teacher, projected=projection is not None)
+        require_attended(source.table.type, source.takes, student, next(iter(teachers.values()), None))
+    for name, theirs in cuts.items() if source.takes in SAME else ():
+        require_same(source, cut(source, student, names), name, theirs, projected=projection is not None)
     return Term(
         name=source.name if pair is None else f"{source.name}/{pair}",
         source=source,
         pair=pair,
-        scope=scope_of(source, student, batch, names),
+        scope=scope_of(source, pair, student, batch, names),
         projection=projection,
     )
 
 
-def projected(source: Source, student: Tensor, teacher: Tensor | None) -> nn.Module | None:
-    """The projection from the student's to the teacher's width, as precise as the student and where it is."""
-    if source.table.projection is None or teacher is None:
-        return None
-    built: nn.Module = source.table.projection.options.build(student.shape[-1], teacher.shape[-1])
-    return built.to(student.device, student.dtype)
+def cut(source: Source, tensor: Tensor, names: Names) -> Tensor:
+    """Logits without the padding of their vocabulary; any other tensor as it is."""
+    counted = source.takes == "logits" and isinstance(names.classes, int)
+    return logits_of(tensor, names, {}, shifted=False) if counted else tensor
 
 
-def require_same(source: Source, student: Tensor, teacher: Tensor, *, projected: bool) -> None:
+def flowing(source: Source, student: Any, teachers: Mapping[str, Any], batch: Mapping[str, Any], names: Names) -> Term:
+    """The one term of a loss that compares two layers of each side, and projects both of the student's alike."""
+    for side, tensors in {"student": student, **teachers}.items():
+        if not isinstance(tensors, list) or len(tensors) != 2:
+            many = f"a list of {len(tensors)}" if isinstance(tensors, list) else "one tensor"
+            raise ObjectiveError(
+                f"loss {source.table.type!r} compares two layers of each side, and the {called(side)} names {many}; write two, "
+                'as in ["hidden[0]", "hidden[-1]"]'
+            )
+    theirs = next(iter(teachers.values()), None)
+    if isinstance(source.function, nn.Module):
+        source.function.to(student[0].device)
+    if source.table.projection is not None and student[0].shape[-1] != student[1].shape[-1]:
+        widths = " and ".join(str(tensor.shape[-1]) for tensor in student)
+        raise ObjectiveError(f"projection: the student's two layers have widths {widths}; one projection is for both")
+    return Term(
+        name=source.name,
+        source=source,
+        pair=None,
+        scope=scope_of(source, None, student[0], batch, names),
+        projection=projected(source, student[0], None if theirs is None else theirs[0]),
+    )
+
+
+def require_same(source: Source, student: Tensor, name: str, teacher: Tensor, *, projected: bool) -> None:
     """Raise ObjectiveError unless the shapes are equal, the last dimension left to a projection."""
     if student.shape == teacher.shape or (projected and student.shape[:-1] == teacher.shape[:-1]):
         return
-    said = f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ"
+    said = f"student {tuple(student.shape)} and {called(name)} {tuple(teacher.shape)} differ"
     if student.shape[:-1] != teacher.shape[:-1]:
         raise ObjectiveError(
             f"{said} before the last dimension; loss {source.table.type!r} compares position by position"
         )
     if source.takes == "logits":
-        raise ObjectiveError(f"{said}: they must have the same classes")
+        fewer = min(student.shape[-1], teacher.shape[-1])
+        padding = f"; if the rest is padding of a vocabulary, write data.classes = {fewer}" if fewer > 1000 else ""
+        raise ObjectiveError(f"{said}: they must have the same classes{padding}")
     raise ObjectiveError(f'{said} in width: add projection = "linear"')
 
 
-def require_reach(terms: Sequence[Term], evaluated: Callable[[Term], tuple[Tensor, Tensor]]) -> None:
+def require_reach(terms: Sequence[Term], evaluated: Callable[[Term], tuple[Any, Tensor]]) -> None:
     """Raise ConfigError for each term that is no finite scalar, or has no path to a trained parameter.
 
     evaluated: gives the student's tensor of a term, and the term's mean on the first batch.
@@ -97,7 +136,7 @@ def require_reach(terms: Sequence[Term], evaluated: Callable[[Term], tuple[Tenso
         raise ConfigError(problems)
 
 
-def require_trained(term: Term, student: Tensor, value: Any) -> None:
+def require_trained(term: Term, student: Tensor | list[Tensor], value: Any) -> None:
     """Raise ObjectiveError unless the value of a term on the first batch can be trained on.
 
     That a projection has a gradient is not enough: it would imitate alone.
@@ -107,8 +146,9 @@ def require_trained(term: Term, student: Tensor, value: Any) -> None:
         raise ObjectiveError(
             f"loss {term.name!r} returned {shape}; expected a scalar tensor, the mean over valid positions"
         )
-    attached = student.requires_grad and value.requires_grad
-    if not attached or torch.autograd.grad(value, student, retain_graph=True, allow_unused=True)[0] is None:
+    attached = [tensor for tensor in listed(student) if tensor.requires_grad and value.requires_grad]
+    reached = torch.autograd.grad(value, attached, retain_graph=True, allow_unused=True) if attached else ()
+    if not any(gradient is not None for gradient in reached):
         raise ObjectiveError(
             f"loss {term.name!r} reaches no trained parameter: its student tensor has no gradient "
             "(is that part of the student frozen, or detached?)"

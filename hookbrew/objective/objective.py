@@ -1,4 +1,4 @@
-"""The objective: two models, their taps and the losses between them, as sums and counts by name.
+"""The objective: a student, its teachers, their taps and the losses between them, as sums and counts by name.
 
 A loss gives the mean over what is valid in one batch. The objective turns it into a sum again, so that
 the loop can divide by what is valid in the whole optimizer step: k micro-batches then have the gradient
@@ -7,7 +7,7 @@ of one batch k times the size, however unevenly their padding lies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -15,17 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hookbrew.config import Loss
-from hookbrew.errors import ConfigError, DataError, Problem
+from hookbrew.config import Loss, Merge
+from hookbrew.errors import ConfigError, Problem
 from hookbrew.modes import evaluating, kept
 from hookbrew.objective.align import count, valid
-from hookbrew.objective.inputs import Names, accepted, keyword_parameters
+from hookbrew.objective.given import Given, aligned
+from hookbrew.objective.inputs import Inputs, Names, parted
 from hookbrew.objective.measure import require_reach, termed
 from hookbrew.objective.ranks import join
 from hookbrew.objective.source import collected, sourced
+from hookbrew.objective.teachers import called, joined, require_order, require_use
 from hookbrew.objective.term import Term
 from hookbrew.objective.view import View
 from hookbrew.taps import resharded, synced, tether
+
+Teachers = nn.Module | Mapping[str, nn.Module] | None
+"""None, one, or several by name."""
 
 
 class Objective:
@@ -36,36 +41,53 @@ class Objective:
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module | None, losses: Sequence[Loss], names: Names | None = None
+        self,
+        student: nn.Module,
+        teacher: Teachers,
+        losses: Sequence[Loss],
+        names: Names | None = None,
+        *,
+        merge: Merge | None = None,
+        at: str = "",
     ) -> None:
-        self.student, self.teacher = student, teacher
-        self.names = names or Names()
+        """at: where data, losses and teachers stand in the configuration, as `tasks.trec.`."""
+        self.student, self.teachers = student, called(teacher)
+        self.teacher = joined(self.teachers)
+        self.names, self._merge = names or Names(), merge or Merge()
         if not losses:
-            raise ConfigError([Problem("losses", "there is none: nothing would be trained")])
-        self.sources = sourced(losses, taught=teacher is not None)
-        if teacher is not None and not any(source.compares for source in self.sources):
-            raise ConfigError([Problem("teacher", "no loss compares with it, so nothing would be learned from it")])
+            raise ConfigError([Problem(f"{at}losses", "there is none: nothing would be trained")])
+        self.sources = sourced(losses, self.teachers, self.names, at)
+        require_use(self.teachers, [name for source in self.sources for name in source.teachers], at)
+        self._at = at
+        require_order(student, self._labelled(), self.names, at)
         self.terms: tuple[Term, ...] = ()
         self.extras = nn.ModuleDict()
         """What is trained besides the student: projections and losses that learn."""
         self.outputs: tuple[Any, Any] = (None, None)
-        """What student and teacher returned for the last batch."""
-        self._inputs: dict[str, tuple[str, ...]] = {}
-        self._spare: dict[str, Set[str]] = {}
-        """Parameters of the models that the first batch had nothing for."""
-        self._shared = teacher is not None and not set(teacher.modules()).isdisjoint(student.modules())
+        """What student and teacher returned for the last batch; of several teachers by name."""
+        kept = (*self.names.kept, self.names.index) if self.indexed else self.names.kept
+        self._inputs = Inputs(kept, self.names.mask)
+        self._shared = not {m for t in self.teachers.values() for m in t.modules()}.isdisjoint(student.modules())
         self._synced = synced(student)
-        models = {"student": student, "teacher": teacher}
-        self._view = View({side: model for side, model in models.items() if model is not None}, self.sources)
+        self._view = View(self.models, self.sources, self.names.logits, at)
+
+    @property
+    def parts(self) -> dict[str, Objective]:
+        """Itself, as the one task that it is; `Tasks` has several."""
+        return {"": self}
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """Student and teachers by name."""
+        return {"student": self.student, **self.teachers}
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hooks are on the models inside, and gone outside, whatever happens. The teacher is in
+        """Hooks are on the models inside, and gone outside, whatever happens. Teachers are in
         evaluation mode, and every module's own mode comes back."""
         with ExitStack() as stack:
-            for model in (self.student, self.teacher, self.extras):
-                if model is not None:
-                    stack.callback(resharded, model)
+            for model in (*self.models.values(), self.extras):
+                stack.callback(resharded, model)
             stack.enter_context(self._view.attached())
             stack.enter_context(kept(self.student, self.teacher))
             stack.callback(setattr, self, "outputs", (None, None))
@@ -74,103 +96,110 @@ class Objective:
             yield
 
     def measure(self, batch: Mapping[str, Any], *, stop: bool = True) -> None:
-        """Pass one batch through both models, build what depends on sizes, and refuse what cannot work.
+        """Pass one batch through all models, build what depends on sizes, and refuse what cannot work.
 
-        stop: let later forwards of the teacher end with the last tensor that a loss reads, if none reads its output.
+        stop: let later forwards of a teacher end with the last tensor that a loss reads, if none reads its output.
         Weights, modes and random states stay as they are. Raises ConfigError, DataError.
         """
-        for side, model in (("student", self.student), ("teacher", self.teacher)):
-            if model is not None:
-                self._inputs[side] = accepted(model, batch, self.names.labels)
-                self._spare[side] = keyword_parameters(model).keys() - {*batch, self.names.labels}
+        self._inputs.settle(self.models, batch)
         with evaluating(self.student, self.teacher):
-            self._view.settle(partial(self.inputs, batch=batch))
+            self._view.settle(partial(self._inputs.of, batch=batch))
             self._view.stop(allowed=stop)
             self.forward(batch)
+        terms = self.terms or self._build(batch)
+        with kept(self.extras):
+            self.extras.eval()  # a loss that remembers samples learns nothing from a look
+            require_reach(terms, lambda term: self._evaluated(term, batch, 0.0))
         if not self.terms:
-            terms = self._build(batch)
-            join(self.extras, self.student)
+            join(self.extras, self.student)  # some losses have parameters only since they were evaluated
             self.terms = terms
-        require_reach(self.terms, partial(self._evaluated, batch=batch))
 
     def forward(self, batch: Mapping[str, Any]) -> None:
-        """Run both models on a batch, the teacher without gradient, and keep what the taps see."""
-        teacher_out = None
-        if self.teacher is not None:
-            with torch.no_grad(), kept(self.teacher if self._shared else None):
-                if self._shared:  # what the student trains is in training mode, for the teacher too
-                    self.teacher.eval()
-                teacher_out = self._view.run("teacher", self.inputs("teacher", batch))
-        self.outputs = (self._view.run("student", self.inputs("student", batch)), teacher_out)
-
-    def inputs(self, side: str, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The part of a batch that goes into the student or the teacher."""
-        for key in self._inputs[side]:
-            if key not in batch:
-                raise DataError(f"the {side} gets {key!r}, which the first batch had and this one lacks")
-        for key in self._spare[side] & batch.keys():
-            raise DataError(f"the {side} takes {key!r}, which this batch has and the first one lacked")
-        return {key: batch[key] for key in self._inputs[side]}
+        """Run all models on a batch, the teachers without gradient, and keep what the taps see."""
+        outputs = {}
+        with torch.no_grad(), kept(self.teacher if self._shared else None):
+            if self._shared and self.teacher is not None:  # what the student trains is in training mode, for them too
+                self.teacher.eval()
+            for name in self.teachers:
+                outputs[name] = self._view.run(name, self._inputs.of(name, batch))
+        theirs = outputs.get("teacher") if len(outputs) < 2 else outputs
+        self.outputs = (self._view.run("student", self._inputs.of("student", batch)), theirs)
 
     def counts(self, batch: Mapping[str, Any], samples: int, device: torch.device) -> Tensor:
         """What is valid in a batch for each term, (terms,): positions, pairs or samples; known before any forward."""
-        masks = [valid(term.source, term.scope, batch, self.names)[0] for term in self.terms]
+        masks = [valid(term.source, term.scope, batch)[0] for term in self.terms]
         found = zip(self.terms, masks, strict=True)
         return torch.stack([count(mask, term.scope.counts, samples, device) for term, mask in found])
 
-    def sums(self, batch: Mapping[str, Any], counts: Tensor) -> Tensor:
+    def sums(self, batch: Mapping[str, Any], counts: Tensor, progress: float = 0.0) -> Tensor:
         """The sum over valid positions of each term for the batch that `forward` saw, (terms,)."""
-        sums = torch.stack(self._means(batch)) * counts
+        sums = torch.stack([*self.means(batch, progress).values()]) * counts
         return tether(sums, self.outputs[0]) if self._synced else sums
 
-    def means(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def means(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """The mean of each term by name, unweighted, for the batch that `forward` saw."""
-        return {term.name: mean for term, mean in zip(self.terms, self._means(batch), strict=True)}
+        return {term.name: self._evaluated(term, batch, progress)[1] for term in self.terms}
 
-    def received(self, side: str) -> tuple[str, ...]:
-        """The keys of a batch that the student or the teacher gets; known after `measure`."""
-        return self._inputs[side]
+    def received(self, model: str) -> tuple[str, ...]:
+        """The keys of a batch that the student or a teacher gets, by its name; known after `measure`."""
+        return self._inputs.keys[model]
 
     def described(self, term: Term) -> str:
         """What a term compares: canonical paths of its tensors."""
         return self._view.described(term.source, term.pair)
 
     @property
-    def stop(self) -> str | None:
-        """The path of the module at which forwards of the teacher end; None if they go on to its output."""
+    def stops(self) -> dict[str, str]:
+        """The path of the module at which forwards of a teacher end, by its name, of those that end before their
+        output."""
         return self._view.last
+
+    @property
+    def indexed(self) -> bool:
+        """Whether a loss asks for the number of each sample."""
+        return any("index" in source.roles for source in self.sources)
 
     def weights(self, progress: float) -> list[float]:
         """The weight of each term at this point of the training."""
         return [term.source.weight.at(progress) for term in self.terms]
 
-    def predict(self, batch: Mapping[str, Any]) -> Tensor:
-        """The student's logits for a batch; raises SelectorError when its output has none."""
-        self._view.run("student", self.inputs("student", batch))
-        return self._view.logits()
+    def varying(self, progress: float) -> dict[str, float]:
+        """The options of losses that a schedule moves, at this point of the training: `temperature/kd_ce`."""
+        moved = [(source, source.values(progress)) for source in self.sources]
+        return {f"{option}/{source.name}": value for source, values in moved for option, value in values.items()}
 
-    @property
-    def labels(self) -> str:
-        """The key of the batch that holds the labels."""
-        return self.names.labels
+    def predict(self, batch: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The student's logits for a batch, and its labels or None, as losses compare them; lists where there are
+        several. Raises SelectorError when its output has no logits, ConfigError where they may be a token off."""
+        self._view.run("student", self._inputs.of("student", batch))
+        logits, labels = aligned(self._view.logits(), parted(batch, "student"), self.names)
+        if labels is not None:
+            found = logits if isinstance(logits, list) else [logits]
+            readers = ["the evaluation"] if any(tensor.dim() == 3 for tensor in found) else []
+            require_order(self.student, readers, self.names, self._at)
+        return logits, labels
 
-    def _means(self, batch: Mapping[str, Any]) -> list[Tensor]:
-        return [self._evaluated(term, batch)[1] for term in self.terms]
+    def _labelled(self) -> list[str]:
+        """What compares logits with labels, in words."""
+        trusting = self._merge.confidence == "labels"
+        logits = [source for source in self.sources if source.takes == "logits"]
+        reading = [f"loss {source.name!r}" for source in logits if "labels" in source.roles]
+        return reading + ["the merge of teachers" for source in logits if trusting and len(source.teachers) > 1]
 
-    def _evaluated(self, term: Term, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """The student's tensor of a term, and the term's mean."""
+    def _evaluated(self, term: Term, batch: Mapping[str, Any], progress: float) -> tuple[Any, Tensor]:
+        """The student's tensor of a term, as tapped, and the term's mean."""
         student = term.pick(self._view.read("student", term.source.path))
-        teacher = term.pick(self._view.read("teacher", term.source.path)) if term.source.compares else None
-        mask, labels = valid(term.source, term.scope, batch, self.names)
-        return student, term.mean(student, teacher, mask, labels)
+        teachers = [term.pick(self._view.read(name, term.source.path)) for name in term.source.teachers]
+        given = Given(term, self.names, self._merge).roles(student, teachers, batch, progress)
+        return student, term.mean(given, term.source.function_at(progress))
 
     def _build(self, batch: Mapping[str, Any]) -> tuple[Term, ...]:
         terms, problems = list[Term](), list[Problem]()
         for source in self.sources:
             with collected(problems, source.path):
                 student = self._view.read("student", source.path)
-                teacher = self._view.read("teacher", source.path) if source.compares else None
-                terms += termed(source, student, teacher, batch, self.names)
+                teachers = {name: self._view.read(name, source.path) for name in source.teachers}
+                terms += termed(source, student, teachers, batch, self.names)
         if problems:
             raise ConfigError(problems)
         for term in terms:

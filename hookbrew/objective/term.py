@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -19,7 +20,7 @@ class Term:
     name: str
     source: Source
     pair: int | None
-    """Which element of the lists that the selectors gave; None when they gave single tensors."""
+    """Which element of the lists that the selectors gave; None when they gave single tensors, or all are compared."""
     scope: Scope
     """What it counts."""
     projection: nn.Module | None = None
@@ -28,18 +29,27 @@ class Term:
         """This term's tensor out of what a selector gave."""
         return captured if self.pair is None else captured[self.pair]
 
-    def mean(self, student: Tensor, teacher: Tensor | None, mask: Tensor | None, labels: Tensor | None) -> Tensor:
-        """The mean of the loss over the valid positions, a scalar.
+    def mean(self, given: Mapping[str, Any], function: Callable[..., Tensor]) -> Tensor:
+        """The mean of the loss over the valid positions, a scalar; given: its roles by name, the student as tapped.
 
         An exception of the loss gets a note that says which one it is and what it was given.
         """
+        student = given["student"]
         if self.projection is not None:
-            student = self.projection(student)
-        given = {"student": student, "teacher": teacher, "mask": mask, "labels": labels}
+            made = [self.projection(tensor) for tensor in listed(student)]
+            student = made if isinstance(student, list) else made[0]
+        given = {**given, "student": student}
         try:
-            with torch.autocast(student.device.type, enabled=False):  # a loss chooses its own precision
-                return self.source.function(**{role: given[role] for role in self.source.roles})
+            with torch.autocast(listed(student)[0].device.type, enabled=False):  # a loss chooses its own precision
+                return function(**{role: given[role] for role in self.source.roles})
         except Exception as error:
-            shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in given.items() if isinstance(v, Tensor))
+            shapes = ", ".join(
+                f"{k} {tuple(listed(v)[0].shape)}" for k, v in given.items() if isinstance(v, Tensor | list)
+            )
             error.add_note(f"raised by {self.source} on {shapes}")
             raise
+
+
+def listed(tensors: Tensor | list[Tensor]) -> list[Tensor]:
+    """One tensor as a list of one."""
+    return tensors if isinstance(tensors, list) else [tensors]

@@ -1,4 +1,4 @@
-"""What the taps of student and teacher give, each read once a batch."""
+"""What the taps of student and teachers give, each read once a batch."""
 
 from __future__ import annotations
 
@@ -6,25 +6,50 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from hookbrew.errors import ConfigError, Problem
+from hookbrew.objective.sides import Selector
 from hookbrew.objective.source import Source, collected
 from hookbrew.taps import Taps
 
+LOGITS = "logits"
+"""The tap of the student that evaluation reads."""
+
 
 class View:
-    """The taps of one or two models, by side: a selector for each loss that reads it, under the path of its table.
+    """The taps of all models, by the model's name: the selectors of each loss that reads it, under its table's path.
 
-    Of the student also `logits`, for evaluation. Raises ConfigError with all selectors that cannot be resolved.
+    Of the student also its logits, for evaluation. Raises ConfigError with all selectors that cannot be resolved.
     """
 
-    def __init__(self, models: Mapping[str, nn.Module], sources: Sequence[Source]) -> None:
+    def __init__(
+        self, models: Mapping[str, nn.Module], sources: Sequence[Source], logits: Selector, at: str = ""
+    ) -> None:
+        self._selectors: dict[tuple[str, str], Selector] = {("student", LOGITS): logits}
+        self._places = {("student", LOGITS): f"{at}data.logits"}
+        for source in sources:
+            for model, selector in source.selectors.items():
+                side = "student" if model == "student" else "teacher"
+                inside = f".{model}" if side == "teacher" and isinstance(source.table.teacher, Mapping) else ""
+                self._selectors[model, source.path] = selector
+                default = getattr(source.table, side) is None and selector != LOGITS
+                self._places[model, source.path] = f"{at}data.logits" if default else f"{source.path}.{side}{inside}"
         problems = list[Problem]()
-        self.taps = {side: tapped(model, side, sources, problems) for side, model in models.items()}
+        self.taps = {name: self._tapped(name, model, problems) for name, model in models.items()}
         self._read: dict[tuple[str, str], Any] = {}
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError(list(dict.fromkeys(problems)))
+
+    def _tapped(self, name: str, model: nn.Module, problems: list[Problem]) -> Taps:
+        """The taps of one model; a selector that cannot be resolved becomes a problem."""
+        found = {}
+        for (reader, path), selector in self._selectors.items():
+            for tap, text in named(path, selector) if reader == name else ():
+                with collected(problems, self._places[name, path]):
+                    Taps(model, {name: text})
+                    found[tap] = text
+        return Taps(model, found)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -41,59 +66,67 @@ class View:
         for taps in self.taps.values():
             taps.clear()
 
-    def run(self, side: str, inputs: Mapping[str, Any]) -> Any:
+    def run(self, model: str, inputs: Mapping[str, Any]) -> Any:
         """A forward that is recorded; what is read from now on is of this one. None if it was stopped."""
-        self._read = {key: value for key, value in self._read.items() if key[0] != side}
-        return self.taps[side].run(**inputs)
+        self._read = {key: value for key, value in self._read.items() if key[0] != model}
+        return self.taps[model].run(**inputs)
 
-    def read(self, side: str, path: str) -> Any:
-        """A tensor or a list of them; several terms share a list."""
-        key = side, path
+    def read(self, model: str, path: str) -> Any:
+        """A tensor, or a list of them where the selector gives one or is a list; several terms share it."""
+        key = model, path
         if key not in self._read:
-            self._read[key] = self.taps[side][path]
+            selector = self._selectors[key]
+            given = [self.taps[model][tap] for tap, _ in named(path, selector)]
+            self._read[key] = (
+                given[0] if isinstance(selector, str) else [tensor for part in given for tensor in many(part)]
+            )
         return self._read[key]
 
-    def logits(self) -> Tensor:
-        """Those of the student."""
-        logits: Tensor = self.taps["student"]["logits"]
-        return logits
+    def logits(self) -> Any:
+        """Those of the student, a tensor or a list."""
+        return self.read("student", LOGITS)
 
     def settle(self, inputs: Callable[[str], Mapping[str, Any]]) -> None:
         """Find out what aliases stand for; raises ConfigError with all that stand for nothing."""
         problems = list[Problem]()
-        for side, taps in self.taps.items():
+        for model, taps in self.taps.items():
             if taps.pending:
-                layout = taps.survey(**inputs(side))
-                for path in taps.pending:
-                    with collected(problems, f"{path}.{side}"):
-                        taps.settle(path, layout)
+                layout = taps.survey(**inputs(model))
+                for tap in taps.pending:
+                    with collected(problems, self._places[model, tap.partition(" ")[0]]):
+                        taps.settle(tap, layout)
         if problems:
             raise ConfigError(problems)
 
     def stop(self, *, allowed: bool) -> None:
-        """Let forwards of the teacher end with the last tensor that a loss reads, if none reads its output."""
-        if "teacher" in self.taps:
-            self.taps["teacher"].stop = allowed and self.taps["teacher"].whole is None
+        """Let forwards of the teachers end with the last tensor that a loss reads, if none reads their output."""
+        for model, taps in self.taps.items():
+            if model != "student":
+                taps.stop = allowed and taps.whole is None
 
     @property
-    def last(self) -> str | None:
-        """The path of the module at which forwards of the teacher end; None if they go on to its output."""
-        return self.taps["teacher"].last if "teacher" in self.taps else None
+    def last(self) -> dict[str, str]:
+        """The path of the module at which forwards of a teacher end, by its name; those that end with their output
+        are left out."""
+        return {model: taps.last for model, taps in self.taps.items() if model != "student" and taps.last is not None}
 
     def described(self, source: Source, pair: int | None) -> str:
         """What a source compares, or one pair of it: canonical paths."""
-        found = {side: taps.paths.get(source.path) for side, taps in self.taps.items()}
-        number = pair or 0
-        return " ~ ".join(f"{side} {(reads * (number + 1))[number]}" for side, reads in found.items() if reads)
+        found = []
+        for model, selector in source.selectors.items():
+            reads = [read for tap, _ in named(source.path, selector) for read in self.taps[model].paths.get(tap, ())]
+            if source.takes == "flow":
+                found.append(f"{model} {' and '.join(reads)}")
+            elif reads:
+                found.append(f"{model} {(reads * ((pair or 0) + 1))[pair or 0]}")
+        return " ~ ".join(found)
 
 
-def tapped(model: nn.Module, side: str, sources: Sequence[Source], problems: list[Problem]) -> Taps:
-    """The taps of one model; a selector that cannot be resolved becomes a problem."""
-    selectors = {"logits": "logits"} if side == "student" else {}
-    for source in sources:
-        if side == "student" or source.compares:
-            selector = getattr(source.table, side) or "logits"
-            with collected(problems, f"{source.path}.{side}"):
-                Taps(model, {side: selector})
-                selectors[source.path] = selector
-    return Taps(model, selectors)
+def named(path: str, selector: Selector) -> list[tuple[str, str]]:
+    """The names of taps with their selectors: of a list, one for each."""
+    return [(path, selector)] if isinstance(selector, str) else [(f"{path} {i}", s) for i, s in enumerate(selector)]
+
+
+def many(read: Any) -> list[Any]:
+    """What a tap gave as a list."""
+    return read if isinstance(read, list) else [read]

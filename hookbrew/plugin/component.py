@@ -20,7 +20,10 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 TARGET = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 PLACEMENT: dict[str, frozenset[str]] = {
-    "losses": frozenset({"base", "labels", "mask", "name", "projection", "student", "teacher", "type", "weight"}),
+    "losses": frozenset(
+        {"base", "labels", "mask", "name", "optimizer", "projection", "student", "teacher", "type", "weight"}
+    ),
+    "projections": frozenset({"factory", "type"}),
     "schedules": frozenset({"base", "type"}),
 }
 """The keys of a table that are not options of the component itself; `type` in all others."""

@@ -43,10 +43,11 @@ def hookbrew_register_losses(register: Register) -> None:
     `build()` gives a function (or an nn.Module, if it learns) of any of `student, teacher, mask, labels`
     that returns a scalar: the mean over the valid positions.
 
-    Three class variables say what for. `takes`: "logits" (without it), "hidden", "features" (hidden tensors of any
+    Four class variables say what for. `takes`: "logits" (without it), "hidden", "features" (hidden tensors of any
     widths), "attention" (probabilities or scores), "probabilities", "scores", or "relation" (queries, keys, values).
     `counts`: "positions", "pairs" of them, or "samples": what it is a mean over, where its tensors do not tell.
     `marks`: false for a loss that counts rows whose label is -100, too.
+    `soft`: true for a loss whose labels may be soft, floats (..., classes), so that a row of zeros is no label.
     """
 
 

@@ -85,7 +85,8 @@ def default(value: Any, noun: str) -> Tensor:
             return tensor
     what = f"{noun} is {described(value)}"
     if keyed:
-        raise SelectorError(f"{what}; add a pick: {' or '.join(chosen((key,)) for key in list(keyed)[:2])}")
+        likely = sorted(keyed, key=lambda key: "logits" not in str(key))[:2]
+        raise SelectorError(f"{what}; add a pick: {' or '.join(chosen((key,)) for key in likely)}")
     if not isinstance(value, tuple | list):
         raise SelectorError(f"{what}, not a tensor")
     if not value:

@@ -1,9 +1,15 @@
-"""What every callback does. `check_callback(Tensorboard())` checks it all."""
+"""What every callback does. `check_callback(Tensorboard())` checks it all.
+
+First its form, then that it observes: a tiny training is run with it and without it, and both are the same. Its
+evaluations give an accuracy. A callback that asks for something, with `state.request_stop` or `state.request_eval`, is
+exempt from `asks_nothing` with a reason.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import attrs
@@ -11,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hookbrew import words
+from hookbrew.testing.diary import Diary, kept
 from hookbrew.testing.kit import Kit, law, require
 
 STATE = ("state_dict", "load_state_dict")
@@ -77,6 +84,78 @@ def state_round_trip(observer: Observer) -> None:
     require(alike(fresh.state_dict(), state), f"loaded {state}, and it gives {fresh.state_dict()}")
 
 
+@law()
+def weights_untouched(observer: Observer) -> None:
+    """The same batches come, and parameters, buffers and gradients are the same bit for bit."""
+    require_same(observer, "weights")
+
+
+@law()
+def random_untouched(observer: Observer) -> None:
+    """The random numbers of torch, Python and NumPy go on as without it."""
+    require_same(observer, "random")
+
+
+@law()
+def models_untouched(observer: Observer) -> None:
+    """Models keep their modes and what of them is trained, and no hook stays on them."""
+    require_same(observer, "models")
+
+
+@law()
+def state_untouched(observer: Observer) -> None:
+    """The fields of the state are not changed; it may add numbers to the record and to the metrics."""
+    require_same(observer, "state")
+
+
+@law()
+def asks_nothing(observer: Observer) -> None:
+    """The same events come: it asks for no stop and no evaluation."""
+    plain, watched = alone(), kept(observer.options.build)
+    require(watched.stopped is None, f"it asks for a stop: {watched.stopped}")
+    one, other = (
+        [entry.key for entry in diary.entries if not entry.event.startswith("checkpoint")] for diary in (plain, watched)
+    )
+    for (event, step, _), (event_, step_, _) in zip(one, other, strict=False):
+        told = f"{event_} comes at step {step_} and not {event} of step {step}"
+        require((event, step) == (event_, step_), f"with it, {told}")
+
+
+@law()
+def writes_inside(observer: Observer) -> None:
+    """It writes into the run folder alone."""
+    outside = kept(observer.options.build).outside
+    require(not outside, f"it writes beside the run folder: {', '.join(outside)}")
+
+
+@law()
+def survives_abort(observer: Observer) -> None:
+    """When the run fails, it raises nothing more."""
+    failures = kept(observer.options.build, broken=True).failures
+    require(not failures, "; ".join(failures))
+
+
+@cache
+def alone() -> Diary:
+    """The diary of the training without a callback, the same in every check."""
+    return kept(None)
+
+
+def require_same(observer: Observer, sort: str) -> None:
+    """Raise AssertionError unless a training with the callback has the same facts of one sort at each event."""
+    plain, watched = alone(), kept(observer.options.build)
+    found = {entry.key: entry for entry in watched.entries}
+    for entry in plain.entries:
+        if entry.key in found:  # events that a request of it takes away or adds are the affair of asks_nothing
+            changed = differing(getattr(entry, sort), getattr(found[entry.key], sort))
+            require(not changed, f"with it, {changed} is another one at {entry}")
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The first of the facts that is not the same in another training; empty if all are."""
+    return next((name for name in one if name not in other or not alike(one[name], other[name])), "")
+
+
 def alike(one: Any, other: Any) -> bool:
     """Equality that looks into tensors, mappings and sequences."""
     if isinstance(one, Tensor) or isinstance(other, Tensor):
@@ -93,7 +172,20 @@ def observers(options: Any) -> Iterator[Observer]:
     yield Observer(options, options.build())
 
 
-PROPERTIES = (fresh_for_each_run, methods_are_events, one_argument, state_both_ways, state_round_trip)
+PROPERTIES = (
+    fresh_for_each_run,
+    methods_are_events,
+    one_argument,
+    state_both_ways,
+    state_round_trip,
+    weights_untouched,
+    random_untouched,
+    models_untouched,
+    state_untouched,
+    asks_nothing,
+    writes_inside,
+    survives_abort,
+)
 
 check_callback = Kit("callback", observers, PROPERTIES)
 """check_callback(options, exempt=None): AssertionError unless the callback has all of PROPERTIES."""

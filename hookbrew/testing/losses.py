@@ -2,18 +2,18 @@
 
 First the thirteen properties that catch the bugs of published distillation code (agreement is two here:
 the value and the gradient); then `tokens_as_samples`, which catches a softmax over dimension 1; then what
-hookbrew's masks ask for.
+hookbrew's masks ask for, and what a resumed run asks of a loss that learns or remembers.
 """
 
 from __future__ import annotations
 
+import io
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hookbrew.testing.kit import Kit, law, require
 from hookbrew.testing.trial import Inputs, Trial, trials
-
-SAMPLES = ("student", "teacher", "mask", "labels")
 
 
 @law()
@@ -89,7 +89,7 @@ def order_irrelevant(trial: Trial) -> None:
 
 @law()
 def deterministic(trial: Trial) -> None:
-    """The same inputs give the same loss, and no random number is drawn."""
+    """The same inputs, and the same state if it has one, give the same loss, and torch's random numbers stay."""
     before = torch.get_rng_state()
     first, second = (trial.value(trial.inputs()) for _ in range(2))
     require(torch.equal(first, second), f"two calls give {read(first)} and {read(second)} ({trial})")
@@ -102,11 +102,11 @@ def inputs_untouched(trial: Trial) -> None:
     inputs = trial.inputs() | {"mask": trial.mask()}
     before = {role: x.clone() for role, x in inputs.items()}
     trial.value(inputs)
-    changed = [role for role in SAMPLES if not torch.equal(inputs[role], before[role])]
+    changed = [role for role in before if not torch.equal(inputs[role], before[role])]
     require(not changed, f"it changes its {' and '.join(changed)} in place ({trial})")
     student = inputs["student"].requires_grad_()
     torch.autograd.backward(trial.value({**inputs, "student": student}).sum())
-    changed = [role for role in SAMPLES if not torch.equal(inputs[role], before[role])]
+    changed = [role for role in before if not torch.equal(inputs[role], before[role])]
     require(not changed, f"its gradient changes its {' and '.join(changed)} in place ({trial})")
 
 
@@ -159,7 +159,10 @@ def impossible_class(trial: Trial) -> None:
 def tokens_as_samples(trial: Trial) -> None:
     """Each token is judged alone: as samples of one token each, (B, L, C) has the same loss as (B L, 1, C)."""
     inputs = trial.inputs()
-    apart = {role: x.flatten(0, 1).unsqueeze(1) for role, x in inputs.items()}
+    tokens = trial.shape[1]
+    apart = {
+        role: x.flatten(0, 1).unsqueeze(1) if x.dim() > 1 else x.repeat_interleave(tokens) for role, x in inputs.items()
+    }
     require_equal(trial, inputs, apart, "every token as a sample of its own")
 
 
@@ -209,6 +212,17 @@ def any_strides(trial: Trial) -> None:
     require_equal(trial, inputs, turned, "tensors that are not contiguous")
 
 
+@law("module")
+def state_restores(trial: Trial) -> None:
+    """Its state_dict holds all that the loss depends on, and loads as tensors alone do."""
+    assert isinstance(trial.loss, nn.Module)
+    state = io.BytesIO()
+    torch.save(trial.loss.state_dict(), state)
+    torch.load(io.BytesIO(state.getvalue()), weights_only=True)
+    one, other = trial.value(trial.inputs()), trial.restored().value(trial.inputs())
+    require(torch.equal(one, other), f"it gives {read(one)}, and one with its state_dict {read(other)} ({trial})")
+
+
 def padded(logits: Tensor) -> Tensor:
     """(..., C) to (..., C + 1), the last class at -10,000."""
     return torch.nn.functional.pad(logits, (0, 1), value=-1e4)
@@ -248,6 +262,7 @@ PROPERTIES = (
     mean_over_valid,
     empty_mask,
     any_strides,
+    state_restores,
 )
 
 check_loss = Kit("loss", trials, PROPERTIES)

@@ -22,7 +22,7 @@ from hookbrew.objective.source import Counts
 from hookbrew.testing.kit import require
 
 Inputs = dict[str, Tensor]
-ROLES = ("student", "teacher", "mask", "labels")
+ROLES = ("student", "teacher", "mask", "labels", "index")
 ROWS, MAP = ((6, 5), (3, 4, 5)), ((3, 2, 4, 4),)
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "logits": ROWS,
@@ -32,8 +32,12 @@ SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "probabilities": MAP,
     "scores": MAP,
     "relation": ((3, 2, 4, 24),),
+    "flow": ((3, 4, 5),),
 }
-"""The shapes of student and teacher for each word in `takes`. A loss may refuse some, with ObjectiveError."""
+"""The shapes of student and teacher for each word in `takes`; of each of both layers for a flow, and a learned loss is
+built for each shape. A loss may refuse some, with ObjectiveError."""
+LAYERS = 2
+"""How many tensors a side of a flow has: stacked before D here, (B, L, 2, D), and a list for the loss."""
 
 
 @attrs.frozen(eq=False)
@@ -48,10 +52,17 @@ class Trial:
 
     @property
     def offers(self) -> frozenset[str]:
-        """Its roles, its kind of tensors, `temperature` if that is an option, `tokens` if samples have them."""
+        """Its roles, its kind of tensors, `temperature` if that is an option, `tokens` if samples have them, `module`
+        if it is one."""
         names = {field.name for field in attrs.fields(type(self.options))} if attrs.has(type(self.options)) else set()
         tokens = {"tokens"} if len(self.shape) == 3 else set()
-        return self.roles | {taken(self.options)} | ({"temperature"} & names) | tokens
+        module = {"module"} if isinstance(self.loss, nn.Module) else set()
+        return self.roles | {taken(self.options)} | ({"temperature"} & names) | tokens | module
+
+    @property
+    def flows(self) -> bool:
+        """Whether a side is a list of tensors."""
+        return taken(self.options) == "flow"
 
     @property
     def places(self) -> torch.Size:
@@ -59,13 +70,16 @@ class Trial:
         return places(taken(self.options), torch.Size(self.shape))
 
     def inputs(self, dtype: torch.dtype = torch.float32) -> Inputs:
-        """Random inputs, the same at each call: student and teacher (..., D), labels (...); no mask."""
+        """Random inputs, the same at each call: student and teacher (..., D), labels (...), and index
+        (B,) for a loss that takes it; no mask."""
         generator = torch.Generator().manual_seed(len(self.shape))
-        student, teacher = (torch.randn(self.shape, generator=generator).to(dtype) for _ in range(2))
+        shape = (*self.shape[:-1], LAYERS, self.shape[-1]) if self.flows else self.shape
+        student, teacher = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
         if taken(self.options) == "probabilities":
             student, teacher = student.softmax(dim=-1), teacher.softmax(dim=-1)
         labels = torch.randint(self.shape[-1], self.places, generator=generator)
-        return {"student": student, "teacher": teacher, "labels": labels}
+        index = {"index": torch.arange(len(student))} if "index" in self.roles else {}
+        return {"student": student, "teacher": teacher, "labels": labels, **index}
 
     def mask(self) -> Tensor:
         """A mask (...) that is False at every third position."""
@@ -76,7 +90,7 @@ class Trial:
         """Where the student's tensor holds nothing that counts, bool, broadcast to its shape."""
         kind = ATTENDED.get(taken(self.options))
         if kind is None:
-            return ~mask.unsqueeze(-1)
+            return ~mask[..., None, None] if self.flows else ~mask.unsqueeze(-1)
         queries = mask[:, None, :, None]
         return ~(queries & mask[:, None, None, :]) if kind.square else ~queries
 
@@ -88,8 +102,19 @@ class Trial:
         return count(mask, counts, len(inputs["student"]), torch.device("cpu"))
 
     def value(self, inputs: Inputs) -> Tensor:
-        """What the loss gives for those of the inputs that it takes."""
-        return self.loss(**{role: tensor for role, tensor in inputs.items() if role in self.roles})
+        """What the loss gives for those of the inputs that it takes.
+
+        A loss that remembers is asked in one and the same state each time: a copy of it is, and forgotten.
+        """
+        loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
+        return self.asked(loss, inputs)
+
+    def asked(self, loss: Callable[..., Tensor], inputs: Inputs) -> Tensor:
+        """What a loss gives, with the sides of a flow as lists."""
+        given: dict[str, Any] = {role: tensor for role, tensor in inputs.items() if role in self.roles}
+        if self.flows:
+            given |= {side: [*given[side].unbind(-2)] for side in ("student", "teacher") if side in given}
+        return loss(**given)
 
     def gradient(self, inputs: Inputs) -> Tensor:
         """The gradient with respect to the student, (..., D); zeros where none arrives."""
@@ -105,6 +130,13 @@ class Trial:
         loss = copy.deepcopy(self.loss).double() if isinstance(self.loss, nn.Module) else self.loss
         return attrs.evolve(self, loss=loss)
 
+    def restored(self) -> Trial:
+        """The same, built anew from the state_dict of this one."""
+        fresh, loss = self.options.build(), self.loss
+        assert isinstance(loss, nn.Module)
+        fresh.load_state_dict(loss.state_dict())
+        return attrs.evolve(self, loss=fresh)
+
     def tempered(self, temperature: float) -> Trial:
         """The same at another temperature."""
         options = attrs.evolve(self.options, temperature=temperature)
@@ -118,12 +150,12 @@ def trials(options: Any) -> Iterator[Trial]:
     """A trial for each shape that the loss takes; raises AssertionError when it takes none of its kind's."""
     kind = taken(options)
     require(kind in SHAPES, f"takes is {kind!r}; {words.hint(kind, SHAPES)}")
-    loss = options.build()
     found, refused = 0, []
     for shape in SHAPES[kind]:
+        loss = options.build()
         trial = Trial(options, loss, roles(loss), shape)
         try:
-            trial.value(trial.inputs())
+            trial.asked(loss, trial.inputs())  # and a loss that measures or remembers has had its first batch
         except ObjectiveError as error:
             refused.append(f"{trial}: {error}")
             continue

@@ -5,9 +5,11 @@ N positions or samples with a label, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
+import torch
 from attrs.validators import deep_iterable, in_
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -19,22 +21,30 @@ from hookbrew.plugin import options
 IGNORED = -100
 """The label of positions and samples that have none."""
 
+ROUNDED = 0.02
+"""How far soft labels in bfloat16 may be from a sum of 1."""
+
 CLASSES: dict[str, tuple[str, dict[str, str]]] = {
-    "accuracy": ("MulticlassAccuracy", {"average": "micro"}),
     "calibration_error": ("MulticlassCalibrationError", {}),
     "f1": ("MulticlassF1Score", {"average": "macro"}),
     "precision": ("MulticlassPrecision", {"average": "macro"}),
     "recall": ("MulticlassRecall", {"average": "macro"}),
 }
-"""Names of ours for classes of torchmetrics with their arguments."""
+"""Names of ours for classes of torchmetrics with their arguments; they need one number of classes in all batches."""
+MEANS = ("accuracy", "exact", "loss")
+"""Names of what is a mean over positions or samples, whatever number of classes they have."""
 
 
 @options
 class Evaluate:
-    """Counts metrics of the student over the evaluation data, by the batch's labels."""
+    """Counts metrics of the student over the evaluation data, by the batch's labels; of several tasks for each.
 
-    metrics: list[str] = attrs.field(factory=lambda: ["accuracy"], validator=deep_iterable(in_([*CLASSES, "loss"])))
-    """Any of accuracy, calibration_error, f1, precision, recall (over classes: the mean) and loss (cross-entropy)."""
+    Where there are several logits, as for the start and the end of a span, all of them are counted alike.
+    """
+
+    metrics: list[str] = attrs.field(factory=lambda: ["accuracy"], validator=deep_iterable(in_([*CLASSES, *MEANS])))
+    """Any of accuracy; exact (samples of which every position is right); loss (cross-entropy); calibration_error; and
+    f1, precision, recall (the mean over classes)."""
 
     def build(self) -> Counter:
         """The callback."""
@@ -43,10 +53,11 @@ class Evaluate:
 
 @attrs.define(eq=False)
 class Counter:
-    """The metrics are made at the first batch, when the number of classes is known."""
+    """The metrics are made at the first batch of a task, when the number of classes is known."""
 
     _names: tuple[str, ...]
-    _counting: dict[str, Any] = attrs.field(factory=dict)
+    _counting: dict[str | None, dict[str, Any]] = attrs.field(factory=dict)
+    """By task."""
 
     def eval_start(self, state: State) -> None:
         """Forget the last evaluation."""
@@ -56,35 +67,63 @@ class Counter:
         """Count one batch; raises DataError when it has no labels."""
         if state.labels is None or state.logits is None:
             raise DataError(f"callback 'evaluate' needs labels in the evaluation data; the batch has {[*state.batch]}")
-        logits, labels = flat(state.logits, state.labels)
-        if not self._counting:
-            self._counting = {name: made(name, logits.shape[-1]).to(logits.device) for name in self._names}
-        for name, metric in self._counting.items():
-            if name != "loss":
-                metric.update(logits, labels)
-            elif len(labels):
-                metric.update(cross_entropy(logits, labels), weight=len(labels))
+        several = isinstance(state.logits, list)
+        pairs = list(zip(state.logits, state.labels, strict=True) if several else [(state.logits, state.labels)])
+        rows = [flat(logits, labels) for logits, labels in pairs]
+        logits, _ = rows[0]
+        if state.task not in self._counting:
+            fresh = {name: made(name, logits.shape[-1]).to(logits.device) for name in self._names}
+            self._counting[state.task] = fresh
+        for name, metric in self._counting[state.task].items():
+            if name == "exact":
+                metric.update(*exact(pairs))
+            for row in rows if name != "exact" else ():
+                count(name, metric, *row)
 
     def eval_end(self, state: State) -> None:
-        """Give the numbers to whoever comes later in the order of callbacks."""
-        state.metrics |= {name: float(metric.compute()) for name, metric in self._counting.items()}
+        """Give the numbers to whoever comes later in the order of callbacks: `trec/accuracy` of several tasks."""
+        for task, counting in self._counting.items():
+            before = "" if task is None else f"{task}/"
+            state.metrics |= {f"{before}{name}": float(metric.compute()) for name, metric in counting.items()}
 
 
 def made(name: str, classes: int) -> Any:
     """A fresh metric of torchmetrics; its import takes seconds, so it is not made sooner."""
     import torchmetrics
 
-    if name == "loss":
+    if name in MEANS:
         return torchmetrics.MeanMetric()
     kind, arguments = CLASSES[name]
     return getattr(torchmetrics.classification, kind)(num_classes=classes, **arguments)
 
 
+def count(name: str, metric: Any, logits: Tensor, labels: Tensor) -> None:
+    """Add rows (N, C) with their labels (N,) to a metric; no row at all adds nothing."""
+    if name not in MEANS:
+        metric.update(logits, labels)
+    elif len(labels):
+        value = cross_entropy(logits, labels) if name == "loss" else (logits.argmax(dim=-1) == labels).float().mean()
+        metric.update(value, weight=len(labels))
+
+
+def exact(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Whether every label of a sample is met in all of its logits, (B,), and how much it counts: 0 without a label."""
+    right, there = [], []
+    for logits, labels in pairs:
+        known = labels != IGNORED
+        met = (logits.argmax(dim=-1) == labels) | ~known
+        right.append(met.reshape(len(met), -1).all(dim=1))
+        there.append(known.reshape(len(known), -1).any(dim=1))
+    return torch.stack(right).all(dim=0).float(), torch.stack(there).any(dim=0).float()
+
+
 def flat(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, C), fp32, and labels (N,) of the positions that have a label.
+    """Logits (N, C), fp32, and labels (N,) of the positions that have a label; of a soft one, its likeliest class.
 
     Raises DataError when there is not one label for each row of logits.
     """
+    if labels.is_floating_point() and labels.shape == logits.shape:
+        labels = hardened(labels)
     if logits.shape[:-1] != labels.shape:
         raise DataError(
             f"callback 'evaluate': labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}; "
@@ -92,3 +131,17 @@ def flat(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         )
     there = labels != IGNORED
     return logits[there].float(), labels[there]
+
+
+def hardened(labels: Tensor) -> Tensor:
+    """The likeliest class of each soft label, (..., C) to (...); -100 for a row of zeros.
+
+    Raises DataError when a row sums to neither 1 nor 0: classes that do not exclude each other have no likeliest one.
+    """
+    sums = labels.float().sum(dim=-1)
+    wrong = ((sums - 1.0).abs() > ROUNDED) & (sums != 0)
+    if wrong.any():
+        raise DataError(
+            f"callback 'evaluate': a soft label sums to {sums[wrong][0].item():g}; expected 1, or 0 where there is none"
+        )
+    return labels.argmax(dim=-1).masked_fill(sums == 0, IGNORED)

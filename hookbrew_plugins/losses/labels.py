@@ -1,4 +1,4 @@
-"""Losses on hard labels. B batch, L tokens, C classes."""
+"""Losses on labels. B batch, L tokens, C classes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ IGNORED = -100
 
 @options
 class CE:
-    """Cross-entropy with the true labels, -log q_y at temperature 1, mean over the labelled valid positions."""
+    """Cross-entropy with the true labels, -log q_y at temperature 1, mean over the labelled valid positions.
+
+    Soft labels, a probability for each class, count as -sum_c y_c log q_c.
+    """
 
     takes: ClassVar[str] = "logits"
+    soft: ClassVar[bool] = True
 
     label_smoothing: float = fraction(0.0)
     """The share of each label that is spread evenly over all possible classes (Szegedy et al. 2016, section 7)."""
@@ -35,11 +39,15 @@ class CE:
 def ce(student: Tensor, labels: Tensor, mask: Tensor | None = None, *, label_smoothing: float = 0.0) -> Tensor:
     """-(1 - s) log q_y - s mean_c log q_c, mean over the valid positions whose label is not -100, a scalar.
 
-    student: logits (B, C) or (B, L, C), q their softmax. labels: long (B,) or (B, L). mask: bool, as labels.
+    student: logits (B, C) or (B, L, C), q their softmax. labels: long (B,) or (B, L). mask: bool, (B,) or (B, L).
+    Or soft labels, floats y shaped as the student: -(1 - s) sum_c y_c log q_c - s (sum_c y_c) mean_c log q_c, mean over
+    the valid rows that do not sum to 0; one below 0, as -100, is 0.
     Classes that are -inf count neither in q nor in mean_c.
 
-    Raises ObjectiveError when the shapes do not fit or the labels are no integers.
+    Raises ObjectiveError when the shapes do not fit or the labels are bool.
     """
+    if labels.is_floating_point():
+        return soft_ce(student, labels, mask, label_smoothing=label_smoothing)
     require_labels(student, labels)
     require_mask(student, mask)
     valid = labels != IGNORED if mask is None else mask & (labels != IGNORED)
@@ -47,6 +55,21 @@ def ce(student: Tensor, labels: Tensor, mask: Tensor | None = None, *, label_smo
     hit = logs.gather(-1, labels.masked_fill(~valid, 0).unsqueeze(-1).long()).squeeze(-1)
     if label_smoothing:
         hit = (1.0 - label_smoothing) * hit + label_smoothing * spread(logs)
+    return valid_mean(-hit, valid)
+
+
+def soft_ce(student: Tensor, labels: Tensor, mask: Tensor | None, *, label_smoothing: float) -> Tensor:
+    """`ce` with labels that are floats, (B, C) or (B, L, C)."""
+    require_soft(student, labels)
+    require_mask(student, mask)
+    student = widened(student)
+    soft = blanked(labels.detach().to(student.dtype).clamp(min=0.0), mask)
+    mass = soft.sum(dim=-1)
+    valid = mass > 0
+    logs = torch.log_softmax(blanked(student, valid), dim=-1)
+    hit = (soft * logs.masked_fill(soft == 0, 0.0)).sum(dim=-1)  # 0 * -inf would be nan
+    if label_smoothing:
+        hit = (1.0 - label_smoothing) * hit + label_smoothing * mass * spread(logs)
     return valid_mean(-hit, valid)
 
 
@@ -65,4 +88,14 @@ def require_labels(student: Tensor, labels: Tensor) -> None:
         raise ObjectiveError(
             f"labels are {tuple(labels.shape)}; expected {tuple(student.shape[:-1])}, the student's shape "
             f"{tuple(student.shape)} without its classes"
+        )
+
+
+def require_soft(student: Tensor, labels: Tensor) -> None:
+    """Raise ObjectiveError unless there is a soft label for each class and position of the student."""
+    require_rows(student, "classes")
+    if labels.shape != student.shape:
+        raise ObjectiveError(
+            f"soft labels, {labels.dtype}, are {tuple(labels.shape)}; expected {tuple(student.shape)}, as the student, "
+            "or torch.long, the number of each class"
         )

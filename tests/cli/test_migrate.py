@@ -79,14 +79,23 @@ def test_it_is_a_valid_configuration(migrate, tmp_path):
     made = structured(tmp_path, done.stdout)
     assert made.output == tmp_path / "out"
     assert (made.train.accumulate, made.train.device) == (2, "cpu")
-    assert [loss.type for loss in made.losses] == ["kd_ce", "ce", "hidden_mse", "attention_ce", "attention_mse"]
-    kd, ce, hidden, scores, attention = made.losses
+    assert [loss.type for loss in made.losses] == [
+        "kd_ce",
+        "ce",
+        "hidden_mse",
+        "nst",
+        "attention_ce",
+        "attention_mse",
+    ]
+    kd, ce, hidden, nst, scores, attention = made.losses
     assert (kd.options.temperature, kd.options.t_squared, kd.options.probability_shift) == (8.0, False, True)
     assert (kd.options.dynamic, kd.options.beta, kd.options.gamma) == ("flsw", 1.0, 2.0)
     assert (kd.weight.base, kd.weight.schedule.type) == (1.0, "linear_decay")
     assert ce.weight.base == 0.5
     assert (hidden.student, hidden.teacher, hidden.projection.type) == ("hidden[2]", "hidden[6]", "linear")
     assert hidden.weight.base == 2.0
+    assert hidden.optimizer == {"lr": 1e-3}
+    assert (nst.type, nst.student, nst.teacher) == ("nst", ["hidden[0]", "hidden[0]"], ["hidden[0]", "hidden[0]"])
     assert (scores.student, scores.teacher) == ("attention[-1]:scores", "attention[-1]:scores")
     assert attention.student == "attention[-1]"
     assert [callback.type for callback in made.callbacks] == ["tensorboard", "checkpoint"]
@@ -100,8 +109,6 @@ def test_what_differs_is_said(migrate):
         "kd_loss_weight = 0.7: linear_decay replaces it there: base is 1; here they multiply.",
         "t_squared = false: TextBrewer does not multiply by T^2; true keeps the gradient's size.",
         "is_caching_logits: there is no cache of teacher outputs yet.",
-        "intermediate_matches[0]: {'lr': 0.001} of the projection: it is trained with the student's options.",
-        "intermediate_matches[1]: loss 'nst' is not here yet, or is your own; write it as a plugin.",
         "intermediate_matches[2]: layers [0, 1] and [0, 1] of 'cos' are not two numbers.",
         "intermediate_matches[3]: 'attention_ce' takes scores; your adaptor may have given probabilities.",
         "intermediate_matches[5]: 'attention_mse' on feature 'hidden' has no counterpart.",

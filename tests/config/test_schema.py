@@ -31,6 +31,10 @@ def test_a_good_file_passes(errors, good):
     [
         'losses = [{type = "kd", temperature = 2, layers = [1], fused = true, weight = 2.5, mask = "m"}]',
         'losses = [{type = "kd", weight = {type = "flat", base = 2}}]',
+        'losses = [{type = "kd", temperature = {type = "linear", base = 8, start = 0.5}}]',
+        'losses = [{type = "hidden", student = ["a", "b"], teacher = {big = ["a", "b"], small = "c"}, labels = ["a"]}]',
+        'losses = [{type = "hidden", projection = {factory = "a:b", width = 3}}]',
+        'losses = [{type = "hidden", optimizer = {lr = 1, betas = [0.1, 0.2]}}]',
         'losses = [{type = "hidden", projection = "mlp", margin = 1, table = "x", scales = {a = 1}}]',
         'losses = [{type = "hidden", projection = {type = "mlp", width = 3}}]',
         'losses = [{type = "needy", epochs = 1, many = [1]}]',
@@ -81,6 +85,14 @@ def test_what_may_be_said(errors, text):
             "Additional properties are not allowed ('x' was unexpected)",
         ),
         ('losses = [{type = "kd", weight = {base = 2}}]', "'type' is a required property"),
+        ('losses = [{type = "kd", temperature = {base = 2}}]', "'type' is a required property"),
+        ('losses = [{type = "kd", temperature = {type = "liner"}}]', "'liner' is not one of ['flat', 'linear']"),
+        ('losses = [{type = "kd", rounds = {type = "linear"}}]', "is not of type 'integer'"),
+        ('losses = [{type = "hidden", margin = {type = "linear", bse = 2}}]', "('bse' was unexpected)"),
+        ('losses = [{type = "hidden", student = 3}]', "3 is not valid under any of the given schemas"),
+        ('losses = [{type = "hidden", teacher = {big = 3}}]', "is not valid under any of the given schemas"),
+        ('losses = [{type = "hidden", projection = {factory = "a.b"}}]', "'a.b' does not match '^[^:]+:[^:]+$'"),
+        ('losses = [{type = "hidden", optimizer = 3}]', "3 is not of type 'object'"),
         (KD + "lr_schedule = {start = 1}", "'type' is a required property"),
         (KD + 'teacher.x = "a"', "'factory' is a required property"),
         (KD + 'teacher.factory = "a.b"', "'a.b' does not match '^[^:]+:[^:]+$'"),
@@ -114,10 +126,12 @@ def test_documentation_and_defaults_are_in_it(fake):
     branches = made["properties"]["losses"]["items"]["allOf"]
     (kd,) = [branch["then"] for branch in branches if branch["if"]["properties"]["type"]["const"] == "kd"]
     assert kd["properties"]["temperature"] == {
-        "type": "number",
+        "type": ["number", "object"],
         "exclusiveMinimum": 0,
         "default": 4.0,
         "description": "Softens both distributions.",
+        "if": {"type": "object"},
+        "then": {"$ref": "#/$defs/schedule"},
     }
     assert kd["properties"]["type"] == {"description": "Soft targets."}
 

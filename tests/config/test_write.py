@@ -97,18 +97,29 @@ def components(fake, kind):
 def experiments(fake):
     """Whole experiments."""
     weights = st.builds(Weight, base=st.floats(-9, 9), schedule=st.none() | components(fake, "schedules"))
+    several = st.lists(words, min_size=1, max_size=2)
     placement = {
         "name": selectors,
-        "student": selectors,
-        "teacher": selectors,
-        "projection": st.none() | components(fake, "projections"),
+        "student": selectors | several,
+        "teacher": selectors | several | st.dictionaries(words, words | several, min_size=1, max_size=2),
+        "projection": st.none() | components(fake, "projections") | factories,
         "weight": weights,
         "mask": st.booleans() | words,
-        "labels": selectors,
+        "labels": selectors | several,
+        "optimizer": st.none() | st.dictionaries(words, values, max_size=2),
     }
-    losses = st.tuples(components(fake, "losses"), st.fixed_dictionaries(placement)).map(
-        lambda pair: Loss(type=pair[0].type, options=pair[0].options, **pair[1])
-    )
+    numbers = {"kd": "temperature", "hidden": "margin", "needy": "high"}
+
+    def varied(drawn):
+        """A loss, one option of it moved by a schedule."""
+        made, placed, schedule = drawn
+        name = numbers[made.type]
+        moves = schedule is not None and getattr(made.options, name) is not None
+        varying = {name: Weight(base=getattr(made.options, name), schedule=schedule)} if moves else {}
+        return Loss(type=made.type, options=made.options, varying=varying, **placed)
+
+    schedules = st.none() | components(fake, "schedules")
+    losses = st.tuples(components(fake, "losses"), st.fixed_dictionaries(placement), schedules).map(varied)
     return st.builds(
         Experiment,
         output=paths,

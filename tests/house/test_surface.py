@@ -11,6 +11,7 @@ def test_names():
         "Distillation",
         "HookbrewError",
         "Taps",
+        "Task",
         "augment",
         "callback",
         "loss",

@@ -114,7 +114,7 @@ def train(wrap, losses, **options):
     return {
         "difference": {name: worst(*pair) for name, pair in pairs.items()},
         "moved": worst(trained(plain.stem), trained(nets()[1].stem)),
-        "stop": several.objective.stop,
+        "stop": several.objective.stops.get("teacher"),
         "clean": before == (hooks(student), [type(p).__name__ for p in student.parameters()]),
     }
 

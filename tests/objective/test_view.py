@@ -73,7 +73,7 @@ def test_a_teacher_stops_after_the_last_layer_that_is_read(tagger, batches, made
     reached = heads(teacher)
     with objective.attached():
         objective.measure(first)
-        assert objective.stop == "blocks.0"
+        assert objective.stops == {"teacher": "blocks.0"}
         assert len(reached) == 1
         objective.forward(second)
         assert len(reached) == 1
@@ -84,7 +84,7 @@ def test_a_teacher_stops_after_the_last_layer_that_is_read(tagger, batches, made
         whole.measure(first, stop=False)
         whole.forward(second)
         assert len(reached) == 3
-        assert whole.stop is None
+        assert whole.stops == {}
         assert whole.outputs[1] is not None
         assert {name: torch.equal(mean, means[name]) for name, mean in whole.means(second).items()} == {
             "hidden_mse": True,
@@ -102,7 +102,7 @@ def test_a_teacher_whose_output_is_read_does_not_stop(tagger, batches, made, hea
         del reached[:]
         objective.forward(batch)
     assert len(reached) == 1
-    assert objective.stop is None
+    assert objective.stops == {}
 
 
 def test_a_student_never_stops(tagger, batches, made, heads):

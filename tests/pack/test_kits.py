@@ -13,7 +13,12 @@ from hookbrew.options import describe
 from hookbrew.plugin import KINDS, catalogue
 
 PACK = catalogue(discover=False, plugins=[hookbrew_plugins])
-NEEDED = {"masking": {"mask_token": 29}}
+NEEDED = {
+    "crd": {"samples": 12},
+    "deleting": {"pad": 0},
+    "masking": {"mask_token": 29},
+    "n_gram_sampling": {"pad": 0},
+}
 """Values for the options that have no default."""
 
 TEXTBREWER = {"temperature_scale"}
@@ -37,10 +42,12 @@ VARIANTS = [
     ("losses", "cka", {"epsilon": 0.001}, set()),
     ("losses", "pkd", {"epsilon": 0.01}, set()),
     ("losses", "pkt", {"epsilon": 0.001}, set()),
+    ("losses", "crd", {"dimension": 3, "negatives": 5, "temperature": 1.0, "momentum": 0.0, "seed": 7}, set()),
     ("losses", "relation", {"heads": 1}, set()),
     ("losses", "relation", {"heads": 6}, set()),
     ("losses", "rkd", {"angle": 0.0}, set()),
     ("losses", "rkd", {"distance": 0.0}, set()),
+    ("losses", "simkd", {"factor": 1, "rectify": True}, set()),
     ("losses", "vid", {"features": 5}, set()),
     ("losses", "vid", {"variance": 0.1, "epsilon": 0.01}, set()),
     ("losses", "kd_ce", {"temperature": 1.0}, set()),
@@ -83,8 +90,20 @@ VARIANTS = [
     ("schedules", "linear", {"warmup": 1.0, "end": 0.5}, set()),
     ("schedules", "cosine", {"warmup": 0.1}, set()),
     ("schedules", "cosine", {"warmup": 1.0, "end": 0.5}, set()),
+    ("schedules", "piecewise", {"points": [(0.2, -1.0), (0.7, 3.0)], "interpolate": "constant"}, set()),
+    ("schedules", "step", {"factor": 2.0, "every": 0.1}, set()),
+    ("schedules", "step", {"milestones": [1.0]}, set()),
+    ("schedules", "warmup", {"share": 1.0, "start": 0.5}, set()),
+    ("schedules", "warmup", {"share": 0.0}, set()),
     ("augments", "masking", {"p": 1.0}, set()),
-    ("augments", "masking", {"p": 0.5, "keep": (1, 2), "mask": ""}, set()),
+    ("augments", "masking", {"p": 0.5, "keep": (1, 2), "mask": ""}, {"padding_stays"}),
+    ("augments", "cutmix", {"alpha": 0.3, "classes": 5}, set()),
+    ("augments", "mixup", {"alpha": 2.0, "classes": 5}, set()),
+    ("augments", "deleting", {"p": 1.0}, set()),
+    ("augments", "deleting", {"p": 0.5, "keep": (1, 2), "mask": "", "follow": {"attention_mask": 0}}, set()),
+    ("augments", "long_disorder", {"p": 0.9, "length": 4.0}, set()),
+    ("augments", "n_gram_sampling", {"l_ng": (2,), "p_ng": (1.0,)}, set()),
+    ("augments", "short_disorder", {"p": (0.0, 0.3, 0.3, 0.2, 0.2)}, set()),
 ]
 """More options: kind, name, options, and exactly the properties that they give up."""
 
@@ -112,15 +131,15 @@ def test_variants_pass(kind, name, options, lost):
 
 @pytest.mark.parametrize("name", PACK.names("losses"))
 def test_no_exemption_is_stale(name):
-    made = PACK.load("losses", name)()
+    made = PACK.load("losses", name)(**NEEDED.get(name, {}))
     for check in testing.check_loss.checks(made):
         if check.exempt:
             with pytest.raises(AssertionError, match=f"fails {check.name}: "):
                 check()
 
 
-REFUSED = {"at": [(6, 5)]}
-"""Shapes that are no use to a loss: a pooled vector has no places."""
+REFUSED = {"at": [(6, 5)], "crd": [(3, 4, 5)]}
+"""Shapes that are no use to a loss: a pooled vector has no places, and tokens are not one vector a sample."""
 
 
 @pytest.mark.parametrize("name", PACK.names("losses"))
@@ -128,7 +147,7 @@ def test_losses_take_every_shape_of_their_kind(name):
     """A shape check that refuses too much would empty the kit in silence."""
     from hookbrew.testing.trial import SHAPES, taken, trials
 
-    made = PACK.load("losses", name)()
+    made = PACK.load("losses", name)(**NEEDED.get(name, {}))
     expected = [shape for shape in SHAPES[taken(made)] if shape not in REFUSED.get(name, [])]
     assert [trial.shape for trial in trials(made)] == expected
 

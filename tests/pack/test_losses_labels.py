@@ -112,10 +112,90 @@ def test_short_floats_are_computed_in_float32():
     assert torch.equal(ce(student.bfloat16(), labels), ce(student.bfloat16().float(), labels))
 
 
+def softly(*shape, seed=0):
+    """Random logits and probabilities (..., C)."""
+    student, _ = drawn(*shape, seed=seed)
+    return student, drawn(*shape, seed=seed + 1)[0].softmax(dim=-1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 7)])
+def test_soft_labels_are_weighed_hard_ones(smoothing, shape):
+    student, soft = softly(*shape)
+    expected = 0.0
+    for label in range(shape[-1]):
+        losses = oracle(student, torch.full(shape[:-1], label), smoothing)
+        expected += (losses * soft[..., label].flatten().numpy()).mean()
+    assert ce(student, soft, label_smoothing=smoothing).item() == pytest.approx(expected, rel=1e-12)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 1000), smoothing=st.sampled_from([0.0, 0.1]))
+def test_soft_labels_that_are_sure_are_hard_ones(seed, smoothing):
+    student, labels = drawn(2, 3, 5, seed=seed)
+    labels[0, 1] = -100
+    mask = torch.tensor([[True, True, True], [True, False, True]])
+    soft = torch.nn.functional.one_hot(labels.clamp(min=0), 5) * (labels >= 0).unsqueeze(-1)
+    expected = ce(student, labels, mask, label_smoothing=smoothing).item()
+    assert ce(student, soft.float(), mask, label_smoothing=smoothing).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("empty", [0.0, -100.0])
+def test_rows_without_a_soft_label_do_not_count_and_hide_anything(empty):
+    student, soft = softly(4, 5)
+    student[1], soft[1] = math.nan, empty
+    student.requires_grad_()
+    value = ce(student, soft)
+    value.backward()
+    rest = torch.tensor([True, False, True, True])
+    assert value.item() == pytest.approx(ce(student[rest], soft[rest]).item(), rel=1e-12)
+    assert student.grad[1].count_nonzero() == 0
+    alone = ce(student, torch.full_like(soft, empty))
+    assert alone.item() == 0.0
+    assert alone.requires_grad
+
+
+def test_a_soft_label_that_sums_to_less_counts_less():
+    student, soft = softly(1, 5)
+    assert ce(student, soft / 4, label_smoothing=0.1).item() == pytest.approx(
+        ce(student, soft, label_smoothing=0.1).item() / 4, rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_soft_labels_and_a_padded_vocabulary(smoothing):
+    student, soft = softly(4, 5)
+    wide = torch.nn.functional.pad(student, (0, 2), value=-math.inf).requires_grad_()
+    value = ce(wide, torch.nn.functional.pad(soft, (0, 2)), label_smoothing=smoothing)
+    value.backward()
+    assert value.item() == pytest.approx(ce(student, soft, label_smoothing=smoothing).item(), rel=1e-12)
+    assert wide.grad.isfinite().all()
+    ruled_out = torch.nn.functional.pad(soft, (0, 2), value=0.1)
+    assert ce(wide.detach(), ruled_out, label_smoothing=smoothing).item() == math.inf
+
+
+def test_soft_labels_gradcheck_and_get_no_gradient():
+    student, soft = softly(3, 2, 4)
+    mask = torch.tensor([[True, True], [False, True], [True, False]])
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: ce(x, soft, mask, label_smoothing=0.1), student)
+    soft.requires_grad_()
+    ce(student, soft).backward()
+    assert soft.grad is None
+
+
+def test_short_soft_labels_are_computed_in_float32():
+    student, soft = softly(4, 5)
+    found = ce(student.bfloat16(), soft.bfloat16())
+    assert torch.equal(found, ce(student.bfloat16().float(), soft.bfloat16().float()))
+
+
 REFUSED = [
     ((4, 5), torch.zeros(3, dtype=torch.long), "labels are (3,); expected (4,), the student's shape (4, 5) without its "
      "classes"),
-    ((4, 5), torch.zeros(4), "labels are torch.float32; expected torch.long, the number of each class"),
+    ((4, 5), torch.zeros(4).bool(), "labels are torch.bool; expected torch.long, the number of each class"),
+    ((4, 5), torch.zeros(4), "soft labels, torch.float32, are (4,); expected (4, 5), as the student, or torch.long, "
+     "the number of each class"),
     ((5,), torch.tensor(1), "student is (5,); expected (batch, ..., classes)"),
 ]  # fmt: skip
 

@@ -44,7 +44,7 @@ def test_two_catalogues_share_nothing():
 
 def test_the_nearest_name(pack):
     assert pack.explain("losses", "kd_cee") == "no loss called 'kd_cee'; did you mean 'kd_ce'?"
-    assert pack.explain("augments", "zzz") == "no augment called 'zzz'; one of: masking"
+    assert pack.explain("projections", "zzz") == "no projection called 'zzz'; one of: linear, relu, tanh"
     with pytest.raises(PluginError) as caught:
         pack.load("losses", "kd_cee")
     assert str(caught.value) == "no loss called 'kd_cee'; did you mean 'kd_ce'?"

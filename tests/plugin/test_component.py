@@ -119,7 +119,7 @@ def test_an_option_name_is_free_elsewhere():
 
 def test_placement_is_what_the_configuration_says():
     """The two tables of keys stand in parts that must not import each other."""
-    from hookbrew.config.components import PLACEMENT as READ
+    from hookbrew.config.tree import PLACEMENT as READ
     from hookbrew.plugin.component import PLACEMENT as RESERVED
 
     assert RESERVED["losses"] == READ | {"type", "base"}

@@ -15,15 +15,10 @@ from hookbrew.plugin import catalogue
 
 HEAD = "from hookbrew.plugin import hookimpl\n"
 HOOK = "def hookbrew_register_losses(register):\n    register('{}', 'hb_nothing:X')\n"
-NAMES = ", ".join(catalogue(discover=False, plugins=[hookbrew_plugins]).names("losses"))
-LOSSES = ("\n" + 38 * " ").join(wrap(f"losses {NAMES}", 72, subsequent_indent="  "))
-STANDARD = f"""\
-standard  0.1.0    hookbrew           {LOSSES}
-                                      schedules constant, cosine, linear, linear_decay, linear_growth
-                                      projections linear, relu, tanh
-                                      augments masking
-                                      callbacks checkpoint, evaluate, metrics, progress, tensorboard, weights
-"""
+PACK = catalogue(discover=False, plugins=[hookbrew_plugins])
+KINDS = ("losses", "schedules", "projections", "augments", "callbacks")
+OFFERS = [line for kind in KINDS for line in wrap(f"{kind} {', '.join(PACK.names(kind))}", 72, subsequent_indent="  ")]
+STANDARD = "standard  0.1.0    hookbrew           " + ("\n" + 38 * " ").join(OFFERS) + "\n"
 EIGHT = f"""\
 NAME      VERSION  FROM               OFFERS
 {STANDARD}\

@@ -45,10 +45,10 @@ loss dxd: Decoupled KD: target and non-target knowledge weighed apart.
 from plugin dxd (hookbrew-dxd 0.3), hb_dxd.py:7
   Zhao et al. 2022, eq. 7.
 
-  classes      integer      required  How many there are.
-  temperature  number > 0   4.0       Softens both distributions.
-  metric       "l1" | "l2"  "l2"
-  top          integer      none
+  classes      integer                    required  How many there are.
+  temperature  number > 0, or a schedule  4.0       Softens both distributions.
+  metric       "l1" | "l2"                "l2"
+  top          integer                    none
 
   [[losses]]
   type = "dxd"
@@ -92,7 +92,7 @@ def test_json():
         {"name": "classes", "type": "integer", "required": True, "default": None, "doc": "How many there are."},
         {
             "name": "temperature",
-            "type": "number > 0",
+            "type": "number > 0, or a schedule",
             "required": False,
             "default": 4.0,
             "doc": "Softens both\ndistributions.",

@@ -86,7 +86,7 @@ def test_inputs():
         (A, ":out.logits", "output is already a tensor (2, 3); drop the '.logits'"),
         ({"hidden": A, "aux": B}, ":out", "output is a dict with hidden, aux; add a pick: .hidden or .aux"),
         (Half(A, B), ":out", "output is a Half with hidden, cell; add a pick: .hidden or .cell"),
-        (Pair(LOSS, None), ":out", "output is a Pair with loss, logits; add a pick: .loss or .logits"),
+        (Pair(LOSS, None), ":out", "output is a Pair with loss, logits; add a pick: .logits or .loss"),
         ((LOSS, A), ":out", "output is a tuple of 2 that begins with a scalar, perhaps a loss; add a pick: [1]"),
         ((None, A), ":out", "output is a tuple of 2 that begins with None; add a pick: [1]"),
         (((A, B), A), ":out", "output is a tuple of 2 that begins with a tuple of 2; add a pick: [1]"),

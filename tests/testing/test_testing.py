@@ -60,7 +60,7 @@ def test_several_failures_are_told_together():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (loss(lambda teacher: teacher), "it takes no 'student'; one of: labels, mask, student, teacher"),
+        (loss(lambda teacher: teacher), "it takes no 'student'; one of: index, labels, mask, student, teacher"),
         (loss(lambda student, masks: student), "it asks for 'masks', which nobody gives; did you mean 'mask'?"),
         (loss(squared, takes="hiden"), "takes is 'hiden'; did you mean 'hidden'?"),
         (SimpleNamespace(), "raised AttributeError: 'types.SimpleNamespace' object has no attribute 'build'"),

@@ -29,7 +29,10 @@ class Reverse:
         def augment(batch: Batch, generator: torch.Generator) -> Batch:
             ids, mask = batch[self.ids], batch[self.mask]
             places = torch.arange(ids.shape[1]).expand_as(ids)
-            backwards = (mask.sum(1, keepdim=True) - 1 - places).where(mask.bool(), places)
+            there = mask.bool()
+            ends = [torch.where(there, places, fill) for fill in (ids.shape[1], -1)]  # padding may be on either side
+            first, last = ends[0].amin(1, keepdim=True), ends[1].amax(1, keepdim=True)
+            backwards = (first + last - places).where(there, places)
             chosen = torch.rand(len(ids), 1, generator=generator) < self.probability
             return {**batch, self.ids: ids.gather(1, backwards.where(chosen, places))}
 

@@ -1,0 +1,103 @@
+"""A batch: what samples become, under which names.
+
+B batch. A batch is a dict of tensors and of whatever else the data gives; parts for one side alone lie flat in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import default_collate
+
+from hookbrew import words
+from hookbrew.errors import DataError
+
+Batch = dict[str, Any]
+
+
+def named(batch: Any, fields: Sequence[str]) -> Batch:
+    """The batch as a dict: mappings with their parts for student and teacher laid flat, tuples by `fields`."""
+    if isinstance(batch, Mapping):
+        return dict(flat(batch))
+    parts = [batch] if isinstance(batch, Tensor) else batch
+    if isinstance(parts, list | tuple):
+        if len(parts) == len(fields):
+            return dict(zip(fields, parts, strict=True))
+        given = f"the names {words.several(fields)}" if fields else "no names"
+        raise DataError(
+            f"a {type(batch).__name__} of {len(parts)} parts came from the data, and fields gives {given}; "
+            'write one name a part: fields = ["input", "labels"]'
+        )
+    raise DataError(f"a {type(batch).__name__} came from the data; expected a mapping of names to tensors, or a tuple")
+
+
+def flat(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of a batch; what goes into one side alone as `student.input_ids`, `teacher.large.input_ids`."""
+    for key, value in batch.items():
+        if isinstance(value, Mapping) and (prefix or key in ("student", "teacher")):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@attrs.frozen
+class Pad:
+    """Collate samples that are mappings: equal shapes are stacked, others filled up at the end.
+
+    Raises DataError for a key whose samples differ in length and that has no fill value: a wrong one
+    would be read as real input.
+    """
+
+    values: Mapping[str, float]
+    fields: Sequence[str] = ()
+    """Names for the parts of samples that are tuples."""
+
+    def __call__(self, samples: list[Any]) -> Batch:
+        rows = [named(sample, self.fields) for sample in samples]
+        for row in rows:
+            if row.keys() != rows[0].keys():
+                raise DataError(
+                    f"samples of one batch have different keys: {words.several(rows[0])}; and {words.several(row)}"
+                )
+        return {key: self.join(key, [row[key] for row in rows]) for key in rows[0]}
+
+    def join(self, key: str, parts: list[Any]) -> Any:
+        """One key of the batch: (B, ...), with the first dimension of the samples filled up if it varies."""
+        if isinstance(parts[0], list):
+            parts = [torch.tensor(part) for part in parts]
+        elif hasattr(parts[0], "__array__"):
+            parts = [torch.as_tensor(part) for part in parts]
+        if not isinstance(parts[0], Tensor) or len({part.shape for part in parts}) == 1:
+            return default_collate(parts)
+        shapes = sorted({tuple(part.shape) for part in parts})
+        if () in shapes or len({shape[1:] for shape in shapes}) > 1:
+            raise DataError(
+                f"samples differ in shape in {key!r} ({words.several(shapes)}); "
+                "only the first dimension can be filled up"
+            )
+        lengths = [shape[0] for shape in shapes]
+        fill = self.values.get(key, self.values.get(key.rpartition(".")[2]))
+        if fill is None:
+            raise DataError(
+                f"samples differ in length in {key!r} ({words.several(lengths)}); "
+                f"say what fills the short ones up: pad = {{ {key.rpartition('.')[2]} = 0 }}"
+            )
+        return pad_sequence(parts, batch_first=True, padding_value=float(fill))
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def size_of(batch: Batch) -> int:
+    """The number of samples of a batch: the first dimension of its first tensor."""
+    for value in batch.values():
+        if isinstance(value, Tensor) and value.dim():
+            return len(value)
+    raise DataError(f"the batch holds no tensor; its keys are {words.several(batch)}")

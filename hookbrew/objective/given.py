@@ -1,0 +1,102 @@
+"""What a loss is given: its tensors, aligned, with the teachers merged into one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from hookbrew import words
+from hookbrew.config import Merge
+from hookbrew.errors import DataError
+from hookbrew.objective.align import IGNORED, labels_key, logits_of, valid
+from hookbrew.objective.inputs import Names, parted
+from hookbrew.objective.merge import merged
+from hookbrew.objective.term import Term
+
+
+@attrs.frozen
+class Given:
+    """How the roles of one term are filled."""
+
+    term: Term
+    names: Names
+    merge: Merge
+
+    def roles(self, student: Any, teachers: Sequence[Any], batch: Mapping[str, Any], progress: float) -> dict[str, Any]:
+        """The roles of the loss by name: tensors of one position each; None where there is nothing for one."""
+        source, scope = self.term.source, self.term.scope
+        mask, labels = valid(source, scope, batch)
+        own = parted(batch, "student")
+        if source.takes == "logits":
+            student = logits_of(student, self.names, own, shifted=scope.shifted)
+            teachers = [logits_of(teacher, self.names, own, shifted=scope.shifted) for teacher in teachers]
+        return {
+            "student": student,
+            "teacher": self.one(teachers, labels, own, progress) if source.compares else None,
+            "mask": mask,
+            "labels": labels,
+            "index": self.index(own) if "index" in source.roles else None,
+        }
+
+    def one(self, teachers: Sequence[Any], labels: Tensor | None, own: Mapping[str, Any], progress: float) -> Any:
+        """The teachers as one."""
+        if len(teachers) == 1:
+            return teachers[0]
+        source = self.term.source
+        weights = [self.merge.weights.get(name, 1.0) for name in source.teachers]
+        temperature = getattr(source.at(progress), "temperature", 1.0)
+        if labels is None and self.merge.confidence == "labels":
+            labels = own.get(labels_key(source, self.term.pair, self.names))
+            labels = labels[:, 1:] if labels is not None and self.term.scope.shifted else labels
+        return merged(teachers, weights, self.merge, temperature, labels)
+
+    def index(self, own: Mapping[str, Any]) -> Tensor:
+        """The number of each sample; raises DataError when the batch does not say."""
+        key = self.names.index
+        if key not in own:
+            raise DataError(
+                f"loss {self.term.source.name!r} remembers samples, and the batch has no key {key!r} with the "
+                f"number of each; {words.hint(key, own)}"
+            )
+        found: Tensor = own[key]
+        return found
+
+
+def aligned(logits: Any, own: Mapping[str, Any], names: Names) -> tuple[Any, Any]:
+    """The logits of a prediction and its labels, both as losses compare them; own: the student's part of the batch.
+
+    Lists where there are several. Labels are None where the batch has none; a position that the mask takes out has
+    none either. Raises DataError when labels do not fit.
+    """
+    keys = [names.labels] if isinstance(names.labels, str) else list(names.labels)
+    found = logits if isinstance(logits, list) else [logits]
+    shifted = [bool(names.causal) and tensor.dim() == 3 for tensor in found]
+    made = [logits_of(tensor, names, own, shifted=move) for tensor, move in zip(found, shifted, strict=True)]
+    if any(key not in own for key in keys):
+        return (made if isinstance(logits, list) else made[0]), None
+    if len(keys) != len(made):
+        raise DataError(
+            f"there are {len(made)} tensors of logits, and {len(keys)} keys of labels: {words.several(keys)}"
+        )
+    labels = [told(own, key, names, shifted=move) for key, move in zip(keys, shifted, strict=True)]
+    return (made, labels) if isinstance(logits, list) else (made[0], labels[0])
+
+
+def told(own: Mapping[str, Any], key: str, names: Names, *, shifted: bool) -> Any:
+    """The labels under a key, as logits that are shifted or not: none where the mask is 0, (B, L) both."""
+    labels, mask = own[key], own.get(names.mask)
+    if not isinstance(labels, Tensor):
+        raise DataError(f"{key!r} holds the labels, and is a {type(labels).__name__}; expected a tensor")
+    if shifted and labels.dim() < 2:
+        raise DataError(f"labels are {tuple(labels.shape)}; causal = true needs one for each token")
+    # what has an encoder's mask and a decoder's labels may have them of one length by chance
+    if mask is not None and labels.dim() > 1 and mask.shape == labels.shape[:2] and "decoder_input_ids" not in own:
+        kept = mask.bool()
+        if shifted:
+            labels, kept = labels[:, 1:], kept[:, :-1] & kept[:, 1:]
+        nothing = 0 if labels.is_floating_point() else IGNORED
+        return labels.masked_fill(~(kept if labels.dim() == 2 else kept.unsqueeze(-1)), nothing)
+    return labels[:, 1:] if shifted else labels

@@ -1,0 +1,55 @@
+"""Teachers by name, and what is wrong with those that nobody learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from torch import nn
+
+from hookbrew.errors import ConfigError, Problem
+from hookbrew.objective.inputs import Names
+from hookbrew.taps import unwrap
+
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""How classes of transformers end whose logits are of the next token."""
+
+
+def called(teacher: nn.Module | Mapping[str, nn.Module] | None) -> dict[str, nn.Module]:
+    """The teachers by name; the only one is called `teacher`. Raises ConfigError for a name that none can have."""
+    if teacher is None:
+        return {}
+    if isinstance(teacher, nn.Module):
+        return {"teacher": teacher}
+    for name in teacher:
+        if name == "student" or "." in name or not name or hasattr(nn.ModuleDict, name):
+            message = "no teacher can be called so: it is the student, has a dot, or is a word of torch's modules"
+            raise ConfigError([Problem(f"teachers.{name}", message)])
+    return dict(teacher)
+
+
+def joined(teachers: Mapping[str, nn.Module]) -> nn.Module | None:
+    """The only teacher, all of them in one module, or None."""
+    return nn.ModuleDict(teachers) if len(teachers) > 1 else next(iter(teachers.values()), None)
+
+
+def require_use(teachers: Collection[str], used: Collection[str], at: str) -> None:
+    """Raise ConfigError for a teacher that no loss compares with: nothing would be learned from it."""
+    idle = [name for name in teachers if name not in used]
+    if idle:
+        where = "teacher" if list(teachers) == ["teacher"] else f"teachers.{idle[0]}"
+        message = "no loss compares with it, so nothing would be learned from it"
+        raise ConfigError([Problem(f"{at}{where}", message)])
+
+
+def require_order(student: nn.Module, readers: Sequence[str], names: Names, at: str) -> None:
+    """Raise ConfigError for a causal model whose labels would be compared one token off, unless that was said.
+
+    readers: what compares them with its logits, in words.
+    """
+    name = type(unwrap(student)).__name__
+    if names.causal is None and name.endswith(CAUSAL) and readers:
+        message = (
+            f"{name} predicts the next token, and {readers[0]} reads labels: write causal = true if they are "
+            "those of the tokens themselves, or false if they are moved by one already"
+        )
+        raise ConfigError([Problem(f"{at}data.causal", message)])

@@ -1,0 +1,84 @@
+"""Components by name, for Python: what `[[losses]]`, `[[callbacks]]` and `[tasks.NAME]` are in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+from torch import nn
+
+from hookbrew.config import Component, Loss, Merge
+from hookbrew.errors import ConfigError, Problem
+from hookbrew.objective import Made, Names, Teachers
+
+
+@attrs.frozen
+class Request:
+    """A component by its registered name, not yet looked up."""
+
+    kind: str
+    table: Mapping[str, Any]
+
+
+def loss(type: str, **table: Any) -> Request:
+    """A `[[losses]]` table: student, teacher, projection, weight, mask, labels, name, optimizer, and the loss's own."""
+    if callable(table.get("projection")):
+        table["projection"] = projecting(type, table["projection"])
+    return Request("losses", {"type": type, **table})
+
+
+def projecting(type: str, function: Any) -> Component:
+    """The projection of a loss that a function of two widths makes; raises ConfigError for a module made before."""
+    if isinstance(function, nn.Module):
+        made = function.__class__.__name__
+        message = f"expected a function that makes a module of student= and teacher=, the widths; got a {made}"
+        raise ConfigError([Problem("projection", message, f"loss {type!r}")])
+    return Component(type="callable", options=Made(function, getattr(function, "__name__", repr(function))))
+
+
+def callback(type: str, **options: Any) -> Request:
+    """A `[[callbacks]]` table."""
+    return Request("callbacks", {"type": type, **options})
+
+
+def augment(type: str, **options: Any) -> Request:
+    """An `[[augments]]` table."""
+    return Request("augments", {"type": type, **options})
+
+
+def schedule(type: str, **options: Any) -> Request:
+    """A schedule by name, for `fit(lr_schedule=...)`."""
+    return Request("schedules", {"type": type, **options})
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """What one of several tasks of a student learns: `[tasks.NAME]`, and the keys of its data."""
+
+    losses: Sequence[Request | Loss]
+    teacher: Teachers = None
+    """The model that is imitated, or several by name; None for hard labels alone."""
+    merge: Mapping[str, Any] | Merge = attrs.field(factory=Merge)
+    """How several teachers become one, as the table `[merge]`."""
+    fields: Sequence[str] = ()
+    """Names for the parts of batches that are tuples."""
+    labels: str | Sequence[str] = "labels"
+    mask: str = "attention_mask"
+    logits: str | Sequence[str] = "logits"
+    """The selector of this task's logits: `heads.trec`."""
+    causal: bool | None = None
+    classes: int | Literal["tokens"] | None = None
+    index: str = "index"
+
+    @property
+    def names(self) -> Names:
+        """What the keys of its batches and its logits stand for."""
+        return Names(**{field.name: getattr(self, field.name) for field in attrs.fields(Names)})
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """Its teachers."""
+        if self.teacher is None:
+            return []
+        return [self.teacher] if isinstance(self.teacher, nn.Module) else [*self.teacher.values()]

@@ -1,0 +1,305 @@
+"""A tiny training, written down event by event: with a callback and without it, both read the same."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hookbrew.config import Loss
+from hookbrew.distillation import Distillation
+from hookbrew.loop import EVENTS, State
+from hookbrew.plugin import catalogue, options
+
+Facts = dict[str, Any]
+LENT = ("student", "teacher", "announce", "folder", "device", "record", "metrics", "exception")
+"""Fields of the state that are written down in another way, or not at all."""
+ASKED = ("stop_reason", "eval_requested", "last_eval_step")
+"""Fields that a request of a callback changes."""
+PASSING = {
+    "batch": ("batch_ready", "forward_end", "loss_end", "backward_end", "eval_batch_end"),
+    "student_out": ("forward_end", "loss_end", "backward_end"),
+    "teacher_out": ("forward_end", "loss_end", "backward_end"),
+    "logits": ("eval_batch_end",),
+    "labels": ("eval_batch_end",),
+}
+"""Fields that say something in some events only; in others an evaluation, that was asked for, may have left them."""
+PLAIN = (Tensor, Mapping, list, tuple, str, int, float, type(None))
+END = "the end"
+BATCHES, ROWS, WIDTH, CLASSES = 5, 4, 3, 2
+
+
+@attrs.frozen
+class Entry:
+    """What was there when an event was over for all callbacks before."""
+
+    event: str
+    step: int
+    again: int
+    """How often this event had come at this step."""
+    weights: Facts
+    """Parameters, buffers and gradients of the models, and the batch."""
+    random: Facts
+    models: Facts
+    """Which models they are, and modes and requires_grad of their parts; hooks when all is over."""
+    state: Facts
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What it is an entry of."""
+        return self.event, self.step, self.again
+
+    def __str__(self) -> str:
+        return self.event if self.event == END else f"{self.event} of step {self.step}"
+
+
+@attrs.define
+class Diary:
+    """The entries of one training, and the files it left outside its folder."""
+
+    student: nn.Module
+    teacher: nn.Module
+    stopped: str | None = None
+    entries: list[Entry] = attrs.field(factory=list)
+    outside: list[str] = attrs.field(factory=list)
+    failures: list[str] = attrs.field(factory=list)
+    """What callbacks raised while a run that failed was ending."""
+    _seen: Counter[tuple[str, int]] = attrs.field(factory=Counter)
+
+    def note(self, event: str, state: State) -> None:
+        """Write down what is there now."""
+        place = event, state.step
+        models = {"student": self.student, "teacher": self.teacher}
+        batch = {f"batch[{name!r}]": tensor for name, tensor in state.batch.items() if event in PASSING["batch"]}
+        same = {f"state.{name} is the {name}": getattr(state, name) is model for name, model in models.items()}
+        entry = Entry(
+            event,
+            state.step,
+            self._seen[place],
+            weights=copied({**tensors(models), **batch}),
+            random=randomness(),
+            models=same | modes(models) | (hooks(models) if event == END else {}),
+            state=fields(event, state),
+        )
+        self._seen[place] += 1
+        self.entries.append(entry)
+
+    def witness(self) -> object:
+        """A callback that writes down every event."""
+
+        def noting(event: str) -> Callable[[object, State], None]:
+            def note(self: object, state: State) -> None:
+                diary.note(event, state)
+
+            return note
+
+        diary = self
+        return type("Witness", (), {event: noting(event) for event in EVENTS})()
+
+
+def kept(make: Callable[[], object] | None, *, broken: bool = False) -> Diary:
+    """The diary of a training with the callback that `make` gives, or without any; the same seeds each time.
+
+    broken: let the data fail in the middle. Prints nothing; raises AssertionError if the callback raises.
+    """
+    with seeded(), tempfile.TemporaryDirectory() as made, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        root = Path(made).resolve()
+        (root / "elsewhere").mkdir()
+        torch.manual_seed(0)
+        student = nn.Sequential(nn.Linear(WIDTH, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, CLASSES))
+        diary = Diary(student, nn.Linear(WIDTH, CLASSES))
+        with chdir(root / "elsewhere"), listened(diary.failures):
+            train(diary, [] if make is None else [make()], root / "run", broken=broken)
+        diary.outside = sorted(
+            str(path.relative_to(root))
+            for path in root.rglob("*")
+            if not path.is_relative_to(root / "run") and path != root / "elsewhere"
+        )
+    return diary
+
+
+def train(diary: Diary, callbacks: list[object], folder: Path, *, broken: bool) -> None:
+    """Two epochs of five batches, two to a step, with an evaluation at the end of each, which gives an accuracy."""
+    losses = [Loss(type="squares", options=Squares())]
+    run = Distillation(diary.teacher, diary.student, losses, catalogue=catalogue(discover=False))
+    try:
+        state = run.fit(
+            Data(broken=broken),
+            epochs=2,
+            accumulate=2,
+            log_every=1,
+            optimizer=torch.optim.SGD(diary.student.parameters(), 0.1, momentum=0.9),
+            evaluate=Data(shuffled=False),
+            callbacks=[Grade(), *callbacks, diary.witness()],
+            output=folder,
+        )
+    except Broken:
+        return
+    except Exception as error:
+        where = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        raise AssertionError(f"raised {type(error).__name__}: {error}{where}") from error
+    diary.stopped = state.stop_reason
+    diary.note(END, state)
+
+
+class Grade:
+    """Gives an accuracy, for callbacks that read one."""
+
+    def eval_start(self, state: State) -> None:
+        """Forget the last evaluation."""
+        self._right: list[Tensor] = []
+
+    def eval_batch_end(self, state: State) -> None:
+        """Count one batch."""
+        self._right += (state.logits.argmax(dim=-1) == state.labels).float().unbind()
+
+    def eval_end(self, state: State) -> None:
+        """The share of samples that are right."""
+        state.metrics["accuracy"] = float(torch.stack(self._right).mean())
+
+
+class Broken(Exception):
+    """What data that fail raise."""
+
+
+@attrs.frozen
+class Data:
+    """Batches, shuffled by torch's own random numbers, as those of a user's loader may be."""
+
+    shuffled: bool = True
+    broken: bool = False
+
+    def __len__(self) -> int:
+        return BATCHES
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(BATCHES, ROWS, WIDTH, generator=generator)
+        order = torch.randperm(BATCHES).tolist() if self.shuffled else range(BATCHES)
+        for place, number in enumerate(order):
+            if self.broken and place == BATCHES // 2:
+                raise Broken
+            yield {"input": inputs[number], "labels": torch.arange(ROWS) % CLASSES}
+
+
+@options
+class Squares:
+    """Mean squared difference of logits."""
+
+    def build(self) -> Callable[..., Tensor]:
+        """The loss."""
+        return squares
+
+
+def squares(student: Tensor, teacher: Tensor) -> Tensor:
+    """mean (student - teacher)^2, a scalar."""
+    return (student - teacher.detach()).square().mean()
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """The random numbers of torch, Python and NumPy start anew, and are as they were outside."""
+    numpy, python = sys.modules.get("numpy"), random.getstate()
+    numbers = None if numpy is None else numpy.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        random.seed(0)
+        if numpy is not None:
+            numpy.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            if numpy is not None:
+                numpy.random.set_state(numbers)
+
+
+@contextmanager
+def listened(failures: list[str]) -> Iterator[None]:
+    """What the loop logs about callbacks that fail while a run ends is put into a list, and printed nowhere."""
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info[1] if record.exc_info else None
+            failures.append(record.getMessage() + ("" if error is None else f": {type(error).__name__}: {error}"))
+
+    logger, listener = logging.getLogger("hookbrew"), Listener(logging.ERROR)
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = propagate
+
+
+def tensors(models: Mapping[str, nn.Module]) -> Facts:
+    """Parameters, buffers and gradients by name."""
+    found: Facts = {}
+    for name, model in models.items():
+        found |= {f"{name}.{key}": tensor for key, tensor in model.state_dict().items()}
+        found |= {f"the gradient of {name}.{key}": p.grad for key, p in model.named_parameters() if p.grad is not None}
+    return found
+
+
+def randomness() -> Facts:
+    """The states of the generators that everyone shares."""
+    found: Facts = {"torch": torch.get_rng_state(), "Python": random.getstate()}
+    if (numpy := sys.modules.get("numpy")) is not None:
+        _, keys, *rest = numpy.random.get_state()
+        found["NumPy"] = (keys.tolist(), *rest)
+    return found
+
+
+def modes(models: Mapping[str, nn.Module]) -> Facts:
+    """Whether each module trains, and each parameter is trained."""
+    found: Facts = {}
+    for name, model in models.items():
+        found |= {f"{path(name, key)}.training": module.training for key, module in model.named_modules()}
+        found |= {f"{path(name, key)}.requires_grad": p.requires_grad for key, p in model.named_parameters()}
+    return found
+
+
+def hooks(models: Mapping[str, nn.Module]) -> Facts:
+    """How many hooks of each sort each module has."""
+    return {
+        f"{path(name, key)}.{sort}": len(table)
+        for name, model in models.items()
+        for key, module in model.named_modules()
+        for sort, table in vars(module).items()
+        if sort.endswith("_hooks") and isinstance(table, dict)
+    }
+
+
+def path(model: str, key: str) -> str:
+    """`student.0`, or `student` for the model itself."""
+    return f"{model}.{key}" if key else model
+
+
+def fields(event: str, state: State) -> Facts:
+    """The fields of the state that are plain values or tensors, and the numbers of the record and of the metrics."""
+    names = {field.name for field in attrs.fields(type(state))} - {*LENT, *ASKED}
+    found: Facts = {name: getattr(state, name) for name in sorted(names) if event in PASSING.get(name, (event,))}
+    found |= {f"record[{name!r}]": value for name, value in state.record.items() if "per_second" not in name}
+    found |= {f"metrics[{name!r}]": value for name, value in state.metrics.items()}
+    return {name: copied(value) for name, value in found.items() if isinstance(value, PLAIN)}
+
+
+def copied(value: Any) -> Any:
+    """A value that stays as it is when the other one is changed."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list | tuple) else value
