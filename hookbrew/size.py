@@ -14,7 +14,7 @@ import attrs
 from torch import Tensor, nn
 
 from hookbrew.taps import unwrap
-from hookbrew.words import several
+from hookbrew.words import aligned, several
 
 
 @attrs.frozen
@@ -52,7 +52,7 @@ class Params:
 
     def __str__(self) -> str:
         head = ("module", "class", "parameters", "share", "trained", "buffers", "MiB", "shared with")
-        return "\n".join(aligned([head, *(cells(row, self.whole) for row in self.rows)], left=(0, 1, 7)))
+        return "\n".join(aligned([head, *(cells(row, self.whole) for row in self.rows)], right=(2, 3, 4, 5, 6)))
 
 
 def params(model: nn.Module, depth: int = 2) -> Params:
@@ -150,12 +150,4 @@ def compared(student: Params, teacher: Params) -> str:
     for name in ("parameters", "trained", "buffers", "bytes"):
         ours, theirs = getattr(student.whole, name), getattr(teacher.whole, name)
         rows.append((name, f"{ours:,}", f"{theirs:,}", f"{theirs / ours:.2f}" if ours else ""))
-    return "\n".join(aligned(rows, left=(0,)))
-
-
-def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> Iterator[str]:
-    """Lines with columns of equal width; numbers stand to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        pairs = enumerate(zip(row, widths, strict=True))
-        yield "  ".join(cell.ljust(w) if place in left else cell.rjust(w) for place, (cell, w) in pairs).rstrip()
+    return "\n".join(aligned(rows, right=(1, 2, 3)))

@@ -1,8 +1,8 @@
-"""Sentences about names: the nearest one, or all of them. Used by every message that refuses a name."""
+"""Sentences about names, the nearest one or all of them, as every message has that refuses one; and text in columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -33,3 +33,13 @@ def nearby(name: str, names: Iterable[str]) -> str:
     known = sorted(set(names))
     near = nearest(name, known)
     return f"did you mean {near!r}?" if near else f"none of its {len(known)} names is near"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
+    """Lines whose cells stand below each other; right: the columns that are flush with it, as numbers are."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def cell(place: int, text: str) -> str:
+        return text.rjust(widths[place]) if place in right else text.ljust(widths[place])
+
+    return ["  ".join(cell(place, text) for place, text in enumerate(row)).rstrip() for row in rows]

@@ -7,6 +7,7 @@ from textwrap import wrap
 from typing import Any
 
 from hookbrew.plugin import Catalogue
+from hookbrew.words import aligned
 
 WIDE = 72
 """Characters of the last column: a pack has more losses than fit on a line."""
@@ -35,10 +36,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
         first, *rest = offers(row)
         lines.append((row["name"], row["version"], row["distribution"], first))
         lines += [("", "", "", line) for line in rest]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER) - 1)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]) for line in lines
-    )
+    return "\n".join(aligned(lines))
 
 
 def offers(row: Mapping[str, Any]) -> list[str]:

@@ -8,8 +8,6 @@ Where there are several stacks, a path in front tells which: `encoder.hidden[-1]
 
 from __future__ import annotations
 
-from typing import Final
-
 import attrs
 from torch import nn
 
@@ -17,11 +15,9 @@ from hookbrew.errors import SelectorError
 from hookbrew.taps.attention import ATTENTION
 from hookbrew.taps.hook import Point, Read
 from hookbrew.taps.layout import Layout, Spot, Stack, prefix
-from hookbrew.taps.selector import Selector
+from hookbrew.taps.selector import ALIASES, Selector
 from hookbrew.taps.walk import Walk, positions
 from hookbrew.words import several
-
-ALIASES: Final = ("hidden", "attention")
 
 
 def is_alias(model: nn.Module, selector: Selector) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -10,7 +10,7 @@ import attrs
 from hookbrew.taps import spelling
 from hookbrew.taps.tree import Node, Outline
 from hookbrew.taps.walk import join
-from hookbrew.words import several
+from hookbrew.words import aligned, several
 
 
 def render(outline: Outline) -> str:
@@ -21,13 +21,6 @@ def render(outline: Outline) -> str:
         rows = [(*row[:4], row[5]) for row in rows]
     meanings = list(aliases(outline))
     return "\n".join([*aligned(rows), *([""] if meanings else []), *aligned(meanings)])
-
-
-def aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Lines in which cells stand below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return (line.rstrip() for line in lines)
 
 
 def cells(depth: int, node: Node) -> tuple[str, ...]:

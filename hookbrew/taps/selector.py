@@ -22,6 +22,8 @@ import attrs
 
 PORTS: Final = ("out", "in", "args", "kwargs", "attn", "scores", "q", "k", "v")
 ALIAS: Final = "logits"
+ALIASES: Final = ("hidden", "attention")
+"""What a probe of the model gives a meaning, with an index."""
 
 NAME: Final = r"[^.\[\]{}*?#:,\s]"
 

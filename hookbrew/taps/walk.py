@@ -10,7 +10,7 @@ import attrs
 from torch import nn
 
 from hookbrew.errors import SelectorError
-from hookbrew.taps.selector import Index, Range, Segment, Selector, spelled
+from hookbrew.taps.selector import ALIASES, Index, Range, Segment, Selector, spelled
 from hookbrew.words import nearest, several
 
 Found = dict[str, nn.Module]
@@ -126,8 +126,10 @@ def stop(here: Found, glob: str) -> str:
     stopped = f"Stopped at {place(next(iter(here)))}"
     if len(here) > 1:
         stopped += f" and {len(here) - 1} more module(s)"
-    near = None if set(glob) & set("*?") else nearest(glob, names)
+    near = None if set(glob) & set("*?") else nearest(glob, [*names, *ALIASES])
     known = f"did you mean '{near}'?" if near else f"one of: {several(names)}" if names else "there are none"
+    if near in ALIASES and near not in names:
+        known = f"did you mean the alias '{near}[i]', with an index?"
     return f"{stopped}: no child '{glob}'; {known}"
 
 

@@ -1,4 +1,4 @@
-"""Copies of the student during the run."""
+"""Copies of the student during the run, with what is trained beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from hookbrew_plugins.callbacks.inside import inside
 
 @options
 class Checkpoint:
-    """Saves the student's weights during the run, and keeps the newest."""
+    """Saves the student's weights during the run, and keeps the newest.
+
+    Projections, and losses that learn or remember, are beside it in `extras.safetensors`.
+    """
 
     every: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
     """Steps between two copies; at the end of each epoch when left out."""
@@ -54,7 +57,7 @@ class Copies:
         folder = state.require_folder("checkpoint") / self._folder
         state.announce("checkpoint_saving")
         try:
-            save(state.student, folder / f"step-{state.step:08}")
+            save(state.student, folder / f"step-{state.step:08}", state.extras)
         except FolderError:
             state.announce("checkpoint_failed")
             raise

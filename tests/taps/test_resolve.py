@@ -94,6 +94,18 @@ def test_near_miss_and_stop_point(transformer):
     )
 
 
+@pytest.mark.parametrize(
+    ("written", "alias"), [("hiden[1]", "hidden"), ("hidden", "hidden"), ("atention[-1]:q", "attention")]
+)
+def test_an_alias_that_is_misspelt_or_has_no_index(transformer, written, alias):
+    model, _ = transformer("bert")
+    name = written.partition("[")[0]
+    assert mistake(model, written) == (
+        f"selector '{written}' matches no module of BertForSequenceClassification."
+        f" Stopped at the model: no child '{name}'; did you mean the alias '{alias}[i]', with an index?"
+    )
+
+
 def test_a_star_does_not_cross_dots(transformer):
     model, _ = transformer("bert")
     assert mistake(model, "*.attention.self") == (
