@@ -53,6 +53,7 @@ class Loop:
         self.state = State(
             student=self.objective.student,
             teacher=self.objective.teacher,
+            extras=self.objective.extras,
             device=self.device,
             total_steps=self.train.steps or per_epoch * (self.train.epochs or 1),
             total_epochs=None if self.train.steps else self.train.epochs or 1,

@@ -12,9 +12,12 @@ from torch import nn
 from hookbrew.errors import FolderError
 from hookbrew.taps import unwrap
 
+EXTRAS = "extras.safetensors"
+"""What was trained besides the student, to be read by `safetensors.torch.load_model` into `state.extras`."""
 
-def save(model: nn.Module, folder: Path) -> None:
-    """Write a model into `folder`, which replaces one of the same name.
+
+def save(model: nn.Module, folder: Path, extras: nn.Module | None = None) -> None:
+    """Write a model into `folder`, which replaces one of the same name; extras that hold anything go beside it.
 
     A model of transformers is written by its own `save_pretrained`; any other as `student.safetensors`,
     to be read by `safetensors.torch.load_model` (tied weights are stored once). The folder is made beside
@@ -27,6 +30,8 @@ def save(model: nn.Module, folder: Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         put(unwrap(model), fresh)
+        if extras is not None and extras.state_dict():
+            save_model(extras, str(fresh / EXTRAS))
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)

@@ -20,6 +20,8 @@ class State:
 
     student: nn.Module
     teacher: nn.Module | None
+    extras: nn.Module
+    """What is trained besides the student: projections, and losses that learn or remember."""
     device: torch.device
     total_steps: int
     """Optimizer updates of the whole run."""

@@ -30,6 +30,7 @@ class Trainable(Protocol):
 
     student: nn.Module
     teacher: nn.Module | None
+    extras: nn.ModuleDict
 
     @property
     def terms(self) -> Sequence[Named]:
