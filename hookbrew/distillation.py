@@ -15,13 +15,13 @@ from hookbrew import factory, folder, plugin, words
 from hookbrew.config import (
     Component,
     Loss,
-    Merge,
     Train,
     structure_component,
     structure_loss,
     structure_merge,
     structure_train,
 )
+from hookbrew.config.structure import NAME
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.groups import adopt, owned
 from hookbrew.loop import Batch, Chain, Dispatch, Feed, Given, Loop, Mixture, State, chosen, mix, moved, rated
@@ -70,12 +70,8 @@ class Distillation:
         """
         self.student = student
         self._catalogue = catalogue or plugin.catalogue()
+        require_tasks(tasks or {}, doubled=teacher is not None or bool(losses or data))
         self.tasks = dict(tasks or {"": alone(teacher, losses, data)})
-        for name in tasks or ():
-            if not NAME.fullmatch(str(name)):
-                raise ConfigError([Problem(f"tasks.{name}", "a task's name has letters, digits, - and _")])
-        if tasks and (teacher is not None or losses or data):
-            raise ConfigError([Problem("tasks", "each has its own teacher, losses and keys of data; leave these out")])
         parts = {name: self._objective(name, task) for name, task in self.tasks.items()}
         self.objective: Objective | Tasks = parts[""] if "" in parts else Tasks(parts)
         self.teacher = self.objective.teacher
@@ -83,10 +79,8 @@ class Distillation:
         self._seed = seed
 
     def _objective(self, name: str, task: Task) -> Objective:
-        """The objective of one task; raises ConfigError, before any other look, for what is none."""
+        """The objective of one task."""
         at = f"tasks.{name}." if name else ""
-        if not isinstance(task, Task):
-            raise ConfigError([Problem(f"tasks.{name}", f"expected hb.Task(...), got a {type(task).__name__}")])
         for index, item in enumerate(task.losses):
             if not isinstance(item, Loss | Request):
                 raise ConfigError([Problem(f"{at}losses[{index}]", f"expected hb.loss(...), got {item!r}")])
@@ -125,11 +119,7 @@ class Distillation:
             train=structure_train({"device": here, **length, **train}),
             optimizer=optimizer,
             rate=self._built(lr_schedule) if isinstance(lr_schedule, Request) else lr_schedule,
-            evaluate=None
-            if evaluate is None
-            else Chain(self._feeds(evaluate, whole=False))
-            if self._several
-            else self._given(evaluate),
+            evaluate=None if evaluate is None else self._evaluated(evaluate),
             callbacks=[self._attached(item) for item in callbacks],
             folder=None if output is None else Path(output),
         )
@@ -218,6 +208,9 @@ class Distillation:
     def _given(self, loader: Any, task: str = "") -> Feed:
         return Given(loader, self.tasks[task].fields)
 
+    def _evaluated(self, loader: Any) -> Feed:
+        return Chain(self._feeds(loader, whole=False)) if self._several else self._given(loader)
+
     def _feeds(self, loaders: Any, *, whole: bool) -> dict[str, Feed]:
         """The user's loaders by task; raises ConfigError for one that is of no task; whole: or for a task without."""
         keys = loaders.keys() if isinstance(loaders, Mapping) else set()
@@ -236,6 +229,17 @@ class Distillation:
         if isinstance(item, Request):
             return str(item.table["type"]), self._built(item)
         return type(item).__name__, item
+
+
+def require_tasks(tasks: Mapping[str, Task], *, doubled: bool) -> None:
+    """Raise ConfigError for what is no task or has no name for one; doubled: whether its keys are given beside it."""
+    for name, task in tasks.items():
+        if [*tasks] != [""] and not NAME.fullmatch(str(name)):  # the only one needs none
+            raise ConfigError([Problem("tasks", f"a task's name has letters, digits, - and _; got {name!r}")])
+        if not isinstance(task, Task):
+            raise ConfigError([Problem(f"tasks.{name}", f"expected hb.Task(...), got a {type(task).__name__}")])
+    if tasks and doubled:
+        raise ConfigError([Problem("tasks", "each has its own teacher, losses and keys of data; leave these out")])
 
 
 def alone(teacher: Teachers, losses: Sequence[Request | Loss], data: Mapping[str, Any]) -> Task:

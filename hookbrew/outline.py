@@ -11,7 +11,7 @@ from torch import nn
 from hookbrew import factory, hub, words
 from hookbrew.config import Document, Experiment, Factory, read, staged
 from hookbrew.errors import ConfigError, Problem
-from hookbrew.loop import chosen, moved
+from hookbrew.loop import Chain, chosen, moved
 from hookbrew.modes import evaluating, kept_random
 from hookbrew.objective import Names, accepted, parted
 from hookbrew.plugin import Catalogue
@@ -30,20 +30,25 @@ def outlined(source: str, sets: Sequence[str], sides: Sequence[str], *, catalogu
     return [hub.looked(source, outline)]
 
 
-def built(source: str, sets: Sequence[str], sides: Sequence[str], *, catalogue: Catalogue) -> list[nn.Module]:
-    """The models themselves, to be counted: of a configuration those of the sides that it has, in that order.
+def built(
+    source: str, sets: Sequence[str], sides: Sequence[str], *, catalogue: Catalogue
+) -> list[tuple[str, nn.Module]]:
+    """The models themselves with their names: of a configuration those of the sides that it has, in that order.
 
-    A folder or a name of transformers gives one, without memory for its weights.
+    Where it has several teachers, all of them come with the student; a folder or a name of transformers gives one
+    model, without memory for its weights.
     """
     if not is_file(source):
-        return [hub.bare(source)]
+        return [(source, hub.bare(source))]
     document = first(source, sets)
     with placed(document):
         config = resolved(document, catalogue)
         there = modelled(config)
         with kept_random(), factory.importing(config.pythonpath):
-            found = [side for side in sides if side in there] or [name for name in there if name not in sides]
-            return [model(config, there[side].made, there[side].path) for side in found]
+            found = [side for side in sides if side in there] or ["student"]
+            if "student" in sides and "teacher" in sides and "teacher" not in there:  # of several, or of tasks
+                found += [name for name in there if name != "student"]
+            return [(name, model(config, there[name].made, there[name].path)) for name in found]
 
 
 @attrs.frozen
@@ -106,7 +111,8 @@ def configured(path: str, sets: Sequence[str], sides: Sequence[str], *, catalogu
             def drawn(one: Modelled) -> Outline:
                 data = config.parts[one.task].data
                 names = Names(**{field.name: getattr(data, field.name) for field in attrs.fields(Names)})
-                (batch,) = feed(config, one.task, "train").first()
+                whole = feed(config, one.task, "train")
+                (batch,) = (Chain({one.task: whole}) if one.task else whole).first()
                 part = parted(
                     batch, *(("student",) if one.path == "student" else ("teacher", one.path.rpartition(".")[2]))
                 )

@@ -18,6 +18,9 @@ from hookbrew.objective import TASK, Names, Teachers, parted
 from hookbrew.plugin import Catalogue
 from hookbrew.request import Task
 
+Shelf = dict[str, nn.Module]
+"""The teachers of several stages, by all that they are made of."""
+
 
 @attrs.frozen(kw_only=True)
 class Prepared:
@@ -41,16 +44,19 @@ def place(task: str) -> str:
     return f"tasks.{task}." if task else ""
 
 
-def prepare(experiment: Experiment, catalogue: Catalogue, student: nn.Module | None = None) -> Prepared:
+def prepare(
+    experiment: Experiment, catalogue: Catalogue, student: nn.Module | None = None, teachers: Shelf | None = None
+) -> Prepared:
     """Level 3: build models and data, resolve selectors, measure shapes on the first batch.
 
-    student: the model to train, if not the one that the experiment describes.
+    student: the model to train, if not the one that the experiment describes. teachers: those of other stages, to
+    which these are added; one that says the same is not built again.
     """
     feeds = {task: feed(experiment, task, "train") for task in experiment.parts}
     others = {
         t: feed(experiment, t, "evaluate") for t, part in experiment.parts.items() if part.data.evaluate is not None
     }
-    distillation = distilled(experiment, catalogue, student)
+    distillation = distilled(experiment, catalogue, student, {} if teachers is None else teachers)
     for task, loader in feeds.items():
         objective = distillation.objective.parts[task]
         loader.index = objective.names.index if objective.indexed else None
@@ -89,9 +95,9 @@ def feed(experiment: Experiment, task: str, which: str) -> Loader:
     )
 
 
-def distilled(experiment: Experiment, catalogue: Catalogue, student: nn.Module | None = None) -> Distillation:
+def distilled(experiment: Experiment, catalogue: Catalogue, student: nn.Module | None, shelf: Shelf) -> Distillation:
     """All models, and the losses between them."""
-    teachers = {task: taught(experiment, task) for task in experiment.parts}
+    teachers = {task: taught(experiment, task, shelf) for task in experiment.parts}
     if student is None:
         student = model(experiment, experiment.student, "student")
     torch.manual_seed(mix(experiment.seed, "projections"))
@@ -110,14 +116,25 @@ def distilled(experiment: Experiment, catalogue: Catalogue, student: nn.Module |
     )
 
 
-def taught(experiment: Experiment, task: str) -> Teachers:
+def taught(experiment: Experiment, task: str, shelf: Shelf) -> Teachers:
     """The teacher of a task, several by name, or None."""
     part, at = experiment.parts[task], place(task)
     if part.teacher is not None:
-        return model(experiment, part.teacher, f"{at}teacher")
+        return frozen(experiment, part.teacher, f"{at}teacher", shelf)
     return {
-        name: model(experiment, made, f"{at}teachers.{name}") for name, made in (part.teachers or {}).items()
+        name: frozen(experiment, made, f"{at}teachers.{name}", shelf) for name, made in (part.teachers or {}).items()
     } or None
+
+
+def frozen(experiment: Experiment, made: Factory, path: str, shelf: Shelf) -> nn.Module:
+    """A teacher; the one on the shelf if there is one that is the same: nobody changes it, and two are twice as large.
+
+    The same is what has the same place, seed and arguments to the letter, so that its random weights are equal too.
+    """
+    known = f"{experiment.seed} {path} {made!r}"
+    if known not in shelf:
+        shelf[known] = model(experiment, made, path)
+    return shelf[known]
 
 
 def model(experiment: Experiment, made: Factory, path: str) -> nn.Module:

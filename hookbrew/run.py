@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from hookbrew.errors import ConfigError, FolderError, Problem
 from hookbrew.loop import State, chosen, finite, mix
 from hookbrew.modes import kept_random
 from hookbrew.plugin import Catalogue
-from hookbrew.prepare import Prepared, looped, place, prepare
+from hookbrew.prepare import Prepared, Shelf, looped, place, prepare
 
 log = logging.getLogger("hookbrew")
 STANDARD = ("metrics", "progress", "weights")
@@ -86,13 +86,18 @@ def require_read(experiment: Experiment) -> None:
 
 @contextmanager
 def placed(document: Document) -> Iterator[None]:
-    """Mistakes that show up late are reported with their place in the file, like all others."""
+    """Mistakes that show up late are reported with their place in the file, like all others; and with their stage."""
     try:
         yield
-    except ConfigError as error:
-        raise ConfigError(
-            [attrs.evolve(p, place=p.place or document.locate(p.path)) for p in error.problems]
-        ) from error
+    except Exception as error:
+        if document.stage:
+            error.add_note(f"raised in stage {document.stage!r}")
+        if not isinstance(error, ConfigError):
+            raise
+        made = ConfigError([attrs.evolve(p, place=p.place or document.locate(p.path)) for p in error.problems])
+        for note in error.__notes__ if hasattr(error, "__notes__") else ():
+            made.add_note(note)
+        raise made from error
 
 
 @attrs.frozen
@@ -110,7 +115,15 @@ def planned(document: Document, catalogue: Catalogue, *, quiet: bool = False) ->
     for name, part in staged(document).items():
         with placed(part):
             plan.append(Stage(name, part, experiment(part, catalogue, quiet=quiet)))
+            require_place(plan)
     return plan
+
+
+def require_place(plan: Sequence[Stage]) -> None:
+    """Raise ConfigError for a stage that is on another device than the first: all are made before that is trained."""
+    first, last = (stage.experiment.train.device for stage in (plan[0], plan[-1]))
+    if first != last:
+        raise ConfigError([Problem("train.device", f"all stages are on one device, and the first is on {first!r}")])
 
 
 @contextmanager
@@ -120,6 +133,7 @@ def built(plan: Sequence[Stage], catalogue: Catalogue) -> Iterator[list[Prepared
     Random states are as before outside, and no process is left.
     """
     made: list[Prepared] = []
+    teachers: Shelf = {}
     paths = [path for stage in plan for path in stage.experiment.pythonpath]
     with ExitStack() as stack:
         for stage in plan:
@@ -129,18 +143,24 @@ def built(plan: Sequence[Stage], catalogue: Catalogue) -> Iterator[list[Prepared
         for stage in plan:
             student = made[0].distillation.student if made else None
             with placed(stage.document):
-                made.append(stack.enter_context(closing(prepare(stage.experiment, catalogue, student))))
+                made.append(stack.enter_context(closing(prepare(stage.experiment, catalogue, student, teachers))))
         yield made
 
 
 def run(
-    path: str | Path, sets: Sequence[str] = (), *, catalogue: Catalogue, overwrite: bool = False, quiet: bool = False
+    path: str | Path,
+    sets: Sequence[str] = (),
+    *,
+    catalogue: Catalogue,
+    overwrite: bool = False,
+    quiet: bool = False,
+    say: Callable[[str], object] = log.info,
 ) -> State:
     """The whole run of a configuration file: all checks, then training; returns the last state.
 
     sets: `key=value` settings that go over the file's. overwrite replaces an earlier run's folder, after
-    all checks of this one have passed. Raises ConfigError and the other errors of `hookbrew.errors`; an
-    exception of a plugin or of the user's code passes through, noted.
+    all checks of this one have passed. say is told which of several stages begins. Raises ConfigError and the other
+    errors of `hookbrew.errors`; an exception of a plugin or of the user's code passes through, noted.
     """
     document = read(path, sets)
     plan = planned(document, catalogue, quiet=quiet)
@@ -153,14 +173,18 @@ def run(
                 loops.append(looped(prepared, stage.experiment.output))
         files = described(document, plan, catalogue)
         folder.create(output, overwrite=overwrite)
-        for stage, loop in zip(plan, loops, strict=True):
-            inner = [stage.experiment.output] if stage.name else []
-            with placed(stage.document), recorded(loop.state, output, *inner, stage=stage.name):
+        for number, (stage, loop) in enumerate(zip(plan, loops, strict=True), 1):
+            named = {"stage": stage.name} if stage.name else {}
+            with placed(stage.document), recorded(loop.state, output, last=number == len(plan), **named):
                 while files:
                     name, text = files.popitem()
                     folder.write(output / name, text)
-                torch.manual_seed(mix(stage.experiment.seed, "train", *filter(None, [stage.name])))
-                loop.run()
+                if named:
+                    say(f"stage {stage.name} ({number} of {len(plan)}): {loop.state.total_steps} steps")
+                with inside(stage, loop.state):
+                    torch.manual_seed(mix(stage.experiment.seed, "train", *named.values()))
+                    loop.run()
+            loop.optimizer.state.clear()  # nobody asks for it again, and it is twice as large as the student
     return loops[-1].state
 
 
@@ -186,26 +210,33 @@ def written(plan: Sequence[Stage]) -> str:
 
 
 @contextmanager
-def recorded(state: State, where: Path, *inner: Path, stage: str = "") -> Iterator[None]:
+def inside(stage: Stage, state: State) -> Iterator[None]:
+    """The folder of a stage, made and with a status of its own; that of a run without stages is made already."""
+    if not stage.name:
+        yield
+        return
+    folder.create(stage.experiment.output, overwrite=False)
+    with recorded(state, stage.experiment.output):
+        yield
+
+
+@contextmanager
+def recorded(state: State, where: Path, *, last: bool = True, **named: str) -> Iterator[None]:
     """Keep `status.json` true whatever happens inside; a full disk never hides why a run ended.
 
-    inner: the folder of a stage, which is made here and has a status of its own. stage: its name, which both say.
+    last: whether the run is done after this; else another stage comes. named: what more the status says.
     """
-    named, folders = {"stage": stage} if stage else {}, [where, *inner]
-    for path in folders:
-        if path in inner:
-            folder.create(path, overwrite=False)
-        folder.status(path, "running", total_steps=state.total_steps, **named)
+    folder.status(where, "running", total_steps=state.total_steps, **named)
     try:
         yield
     except BaseException as error:
         word = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {error}".strip(": ")
         try:
-            for path in folders:
-                folder.status(path, word, step=state.step, reason=reason, **named)
+            folder.status(where, word, step=state.step, reason=reason, **named)
         except FolderError as second:
             error.add_note(str(second))
         raise
-    for path in folders:
-        folder.status(path, "done", step=state.step, reason=state.stop_reason, metrics=finite(state.metrics), **named)
+    if last:
+        facts = {"reason": state.stop_reason, "metrics": finite(state.metrics)}
+        folder.status(where, "done", step=state.step, **facts, **named)

@@ -23,7 +23,8 @@ def params(
     """Print the parameters, buffers and memory of a model.
 
     MODEL is a configuration file, whose student and teacher stand side by side, or a folder or hub name of
-    transformers, of which only the configuration is read; or two of those: STUDENT TEACHER.
+    transformers, of which only the configuration is read; or two of those: STUDENT TEACHER. Of several stages it is
+    the first one's.
 
     Equal neighbours are one row. Shared tensors are counted once in each module that holds them, and named.
     """
@@ -37,11 +38,13 @@ def params(
         raise click.UsageError("-s is for a configuration file")
     wanted = [(source, ["student"]), (teacher, ["teacher"])] if teacher else [(source, ["student", "teacher"])]
     found = [
-        counted(model, depth)
-        for name, sides in wanted
-        for model in built(name, sets, sides, catalogue=context.catalogue())
+        (name, counted(model, depth))
+        for source, sides in wanted
+        for name, model in built(source, sets, sides, catalogue=context.catalogue())
     ]
+    counts = [each for _, each in found]
     if as_text:
-        click.echo(json.dumps([attrs.asdict(each) for each in found], indent=2))
+        click.echo(json.dumps([attrs.asdict(each) for each in counts], indent=2))
         return
-    click.echo("\n\n".join([*([compared(*found)] if len(found) == 2 else []), *map(str, found)]))
+    named = [f"{name}\n{each}" if len(found) > 2 else str(each) for name, each in found]
+    click.echo("\n\n".join([*([compared(*counts)] if len(found) == 2 else []), *named]))

@@ -22,10 +22,13 @@ def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, q
     from hookbrew.run import run as train
 
     catalogue = context.catalogue()
-    if not quiet:
-        plugins = ", ".join(f"{p.name} {p.version}" for p in catalogue.plugins)
-        click.echo(f"plugins: {plugins or 'none'}", err=True)
-    state = train(config, sets, catalogue=catalogue, overwrite=overwrite, quiet=quiet)
+
+    def say(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    say(f"plugins: {', '.join(f'{p.name} {p.version}' for p in catalogue.plugins) or 'none'}")
+    state = train(config, sets, catalogue=catalogue, overwrite=overwrite, quiet=quiet, say=say)
     results = "".join(f"  {name} {value:.4f}" for name, value in state.metrics.items())
     why = f" ({state.stop_reason})" if state.stop_reason else ""
     click.echo(f"done: {state.step} steps{why}{results}  {state.folder}")

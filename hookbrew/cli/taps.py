@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     "side",
-    help="Which model of a configuration file: student, if not said; teacher, or the name of a teacher.",
+    help="Which model of a configuration file: student, if not said; teacher, or its name; of a task, trec.teacher.",
 )
 @click.option(
     "--map", "rule", type=click.Choice(["uniform", "last"]), help="Print a layer map: uniform, if two models are given."
@@ -40,7 +40,8 @@ def taps(
 ) -> None:
     """Print a model's module tree, or the layer map of two models.
 
-    MODEL is a configuration file, or a folder or hub name of transformers, of which only the configuration is read.
+    MODEL is a configuration file, or a folder or hub name of transformers, of which only the configuration is read. Of
+    several stages it is the first one's.
 
     The tree has paths, classes, output shapes, selectors to paste, where attention can be read, and what the
     aliases mean. One batch goes through the model; a module that it does not call is marked.

@@ -43,7 +43,7 @@ class Layer:
         """Say which keys of a table a change dropped, if any."""
         lost = [f"{name} ({self.sources[(*keys, name)]})" for name in gone]
         if lost:
-            self.dropped.append(f"{dotted(keys)}: {change}; dropped {', '.join(lost)}")
+            self.dropped.append(f"{dotted(keys)}{': ' * bool(keys)}{change}; dropped {', '.join(lost)}")
 
 
 def merge(base: Layer, top: Layer) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import attrs
 
 from hookbrew.config.components import Catalogued
+from hookbrew.config.stages import KNOWN
 from hookbrew.config.strict import UNIONS, arms, origin
 from hookbrew.config.tree import COMPONENTS, PLACEMENT, Component, Data, Experiment, Factory, Loss, Optimizer, Weight
 from hookbrew.config.walk import FACTORIES
@@ -30,7 +31,11 @@ EXTENDS: Schema = {
 STAGES: Schema = {
     "type": "array",
     "minItems": 1,
-    "items": {"type": "object", "properties": {"name": {"type": "string"}}},
+    "items": {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, **{key: {"$ref": f"#/properties/{key}"} for key in KNOWN}},
+        "additionalProperties": False,
+    },
     "description": "Trainings of one student, one after the other: each table is laid over the rest of the file.",
 }
 BASE: Schema = {"type": "number", "description": "The number that the schedule multiplies."}
@@ -45,13 +50,17 @@ def schema(catalogue: Catalogued) -> Schema:
         "title": "hookbrew experiment",
         "$defs": {"schedule": Shape(catalogue).component("schedules", {"base": BASE})},
         **made,
-        "if": {"anyOf": [{"required": ["extends"]}, {"required": ["stages"]}]},
-        "else": complete(catalogue),
+        "if": {"required": ["extends"]},
+        "else": {
+            "required": ["output", "student"],
+            "if": {"not": {"required": ["stages"]}},
+            "then": complete(catalogue),
+        },
     }
 
 
 def complete(catalogue: Catalogued) -> Schema:
-    """What a file must have that extends no other."""
+    """What a file must have that extends no other, and has no stages which say the rest."""
     properties: Schema = {
         "data": {"required": required(describe(Data)), "properties": {}},
         "train": {
@@ -64,11 +73,15 @@ def complete(catalogue: Catalogued) -> Schema:
     for *outer, name in FACTORIES:
         inside = properties["data"]["properties"] if outer else properties
         inside[str(name)] = {"required": ["factory"]}
+    properties["teachers"] = {"additionalProperties": {"required": ["factory"]}}
+    own = ("data", "losses", "teacher", "teachers", "merge")
+    task = {"required": list(own[:2]), "properties": {k: properties[k] for k in own if k in properties}}
     return {
         "required": required(describe(Experiment)),
         "properties": properties,
-        "if": {"not": {"required": ["tasks"]}},
-        "then": {"required": ["data", "losses"]},
+        "if": {"required": ["tasks"]},
+        "then": {"properties": {"tasks": {"additionalProperties": task}, **dict.fromkeys(own, False)}},
+        "else": {"required": ["data", "losses"]},
     }
 
 

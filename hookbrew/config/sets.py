@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,16 @@ def apply(base: Layer, setting: Setting) -> None:
     value = setting.value
     for key in reversed(keys[depth:]):
         value = {key: value}
-    top = Layer(base.tree, {keys[:i]: setting.source for i in range(depth, len(keys) + 1)})
+    written = [*(keys[:i] for i in range(depth, len(keys) + 1)), *within(setting.value, keys)]
+    top = Layer(base.tree, dict.fromkeys(written, setting.source))
     put(base, holder, keys[:depth], value, top)
+
+
+def within(value: Any, keys: Keys) -> Iterator[Keys]:
+    """The keys inside a table, at any depth; it may be merged with another, key by key."""
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        yield (*keys, name)
+        yield from within(inner, (*keys, name))
 
 
 def demand_way(tree: dict[str, Any], keys: Keys) -> None:

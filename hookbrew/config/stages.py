@@ -28,8 +28,8 @@ TAKEN = ("config.toml", "resolved.toml", "env.json", "status.json")
 """The files of a run's folder, beside which the folders of its stages are."""
 SHARED = ("output", "student", "plugins", "pythonpath", "stages")
 """What all stages have in common: a table of one cannot say it."""
-KNOWN = ("name", *(field.name for field in attrs.fields(Experiment) if field.name not in SHARED))
-"""The keys of a table of `[[stages]]`."""
+KNOWN = tuple(field.name for field in attrs.fields(Experiment) if field.name not in SHARED)
+"""The keys of a table of `[[stages]]`, besides its name."""
 
 
 def staged(document: Document) -> dict[str, Document]:
@@ -71,8 +71,8 @@ def misstaged(tables: Any) -> Iterator[Fault]:
         for key in table:
             if key in SHARED:
                 yield Fault((*keys, key), "all stages have this in common; write it above [[stages]]")
-            elif key not in KNOWN:
-                yield Fault((*keys, key), f"unknown key; {words.hint(key, KNOWN)}")
+            elif key not in ("name", *KNOWN):
+                yield Fault((*keys, key), f"unknown key; {words.hint(key, ('name', *KNOWN))}")
 
 
 def laid(document: Document, name: str, index: int) -> Document:
@@ -80,13 +80,15 @@ def laid(document: Document, name: str, index: int) -> Document:
     base = Layer({k: v for k, v in copy.deepcopy(document.tree).items() if k != "stages"}, {})
     base.sources = {keys: source for keys, source in document.sources.items() if keys[:1] != ("stages",)}
     here: Keys = ("stages", index)
+    base.sources[()] = document.source(here)  # where what is missing would stand
     table = {key: value for key, value in copy.deepcopy(document.tree["stages"][index]).items() if key != "name"}
     inside = {keys[2:]: source for keys, source in document.sources.items() if keys[:2] == here and keys != here}
     merge(base, Layer(table, inside))
     output = base.tree.get("output")
     if isinstance(output, str) and output:  # an empty one is refused, and would lead to the root of all folders
         base.tree["output"] = f"{output}/{name}"
-    dropped = [*(document.dropped if index == 0 else ()), *base.dropped, *hidden(document, table, name)]
+    here_too = [f"stages[{index}]: {note}" for note in base.dropped]
+    dropped = [*(document.dropped if index == 0 else ()), *here_too, *hidden(document, table, name)]
     return Document(document.path, base.tree, base.sources, dropped, name)
 
 

@@ -116,11 +116,11 @@ def unlearned(tree: Mapping[str, Any]) -> Iterator[Fault]:
     else:
         known = [field.name for field in attrs.fields(Experiment)]
         near = {words.nearest(key, known) for key in tree if key not in known}
-        if not near & {"tasks"} and not any(words.nearest(key, WORKED) for key in tree if key not in known):
-            yield from (Fault((key,), MISSING) for key in ("data", "losses") if key not in {*tree, *near})
         parts = {"": tree}
-        if isinstance(tree.get("train"), Mapping) and "tau" in tree["train"]:
-            yield Fault(("train", "tau"), "there are no tasks to draw from")
+        if "tasks" not in near and not any(words.nearest(key, WORKED) for key in tree if key not in known):
+            yield from (Fault((key,), MISSING) for key in ("data", "losses") if key not in {*tree, *near})
+            if isinstance(tree.get("train"), Mapping) and "tau" in tree["train"]:
+                yield Fault(("train", "tau"), "there are no tasks to draw from")
     for name, part in parts.items():
         if isinstance(part, Mapping):
             yield from unteachable(part, ("tasks", name) if name else ())
@@ -211,7 +211,8 @@ def structure_merge(table: Mapping[str, Any] | Merge, teachers: Iterable[str], a
         made = strict.converter().structure(table, Merge)
     if found:
         raise ConfigError([Problem(f"{at}{dotted(keys)}", message) for keys, message in found])
-    return made  # type: ignore[return-value]  # nothing was found, so it is a Merge
+    assert isinstance(made, Merge)
+    return made
 
 
 def called(kind: str, table: Mapping[str, Any], error: BaseException) -> ConfigError:

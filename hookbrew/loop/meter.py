@@ -43,12 +43,14 @@ class Meter:
     def row(self) -> dict[str, float]:
         """Means since the last row; the gradient norm is the last step's, nan if one of them was not finite.
 
-        The only host sync of a step.
+        A loss that counted nothing, as of a task that was not drawn, has no mean and is left out. The only host sync
+        of a step.
         """
-        means = self._sums / self._counts.clamp(min=1)
-        packed = torch.cat([torch.stack([self._loss / self._steps, self._norm + self._spoilt]), means]).tolist()
+        whole = torch.stack([self._loss / self._steps, self._norm + self._spoilt])
+        packed = torch.cat([whole, self._sums / self._counts.clamp(min=1), self._counts]).tolist()
+        means, counts = packed[2 : 2 + len(self._names)], packed[2 + len(self._names) :]
         record = {"loss": packed[0], "grad_norm": packed[1]}
-        record |= {f"loss/{name}": value for name, value in zip(self._names, packed[2:], strict=True)}
+        record |= {f"loss/{n}": mean for n, mean, count in zip(self._names, means, counts, strict=True) if count}
         record["samples_per_second"] = self._samples / (time.perf_counter() - self._start)
         self._clear()
         return record

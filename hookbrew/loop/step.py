@@ -30,7 +30,10 @@ class Trainable(Protocol):
 
     student: nn.Module
     teacher: nn.Module | None
-    extras: nn.ModuleDict
+
+    @property
+    def extras(self) -> nn.Module:
+        """What is trained besides the student."""
 
     @property
     def terms(self) -> Sequence[Named]:

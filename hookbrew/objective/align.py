@@ -22,6 +22,8 @@ from hookbrew.objective.source import Counts, Source
 
 IGNORED = -100
 """The label that marks a position or a sample without one, as everywhere in torch."""
+ENCODER = "attention_mask"
+"""The mask of the tokens that an encoder sees, where there is a decoder too."""
 STUDENT = ("student",)
 """The student's side of a batch."""
 
@@ -95,6 +97,11 @@ def masked(source: Source, tensor: Tensor, batch: Mapping[str, Any], names: Name
             f"the mask {key!r} is {tuple(own.shape)} and does not fit the student's {tuple(tensor.shape)}; name "
             'the right key with mask = "...", or write mask = false if every position counts'
         )
+    if source.takes == "logits" and not named and key == ENCODER and "decoder_input_ids" in found[STUDENT]:
+        raise ObjectiveError(  # of one length with the decoder's by chance
+            f"the mask {key!r} is of the encoder's tokens, and logits are of decoder_input_ids; name the right key "
+            'with mask = "...", or write mask = false if every position counts'
+        )
     sides = tuple(s for s, mask in masks.items() if s == STUDENT or (mask is not own and mask.shape == there))
     if sides and "mask" not in source.roles:
         raise ObjectiveError(
@@ -131,8 +138,8 @@ def joint(source: Source, scope: Scope, batch: Mapping[str, Any]) -> Tensor | No
             raise DataError(f"loss {source.name!r} obeys {scope.mask!r}, which the first batch had and this one lacks")
         if mask is not None and one.shape != mask.shape:
             raise DataError(
-                f"loss {source.name!r} obeys the masks {scope.mask!r} of {words.several('.'.join(s) for s in scope.sides)}"
-                f", and in this batch they are {tuple(mask.shape)} and {tuple(one.shape)}"
+                f"loss {source.name!r} obeys the masks {scope.mask!r} of the student and of its teachers, and in this "
+                f"batch they are {tuple(mask.shape)} and {tuple(one.shape)}"
             )
         mask = one.bool() if mask is None else mask & one.bool()
     return mask

@@ -81,19 +81,21 @@ def aligned(logits: Any, own: Mapping[str, Any], names: Names) -> tuple[Any, Any
         raise DataError(
             f"there are {len(made)} tensors of logits, and {len(keys)} keys of labels: {words.several(keys)}"
         )
-    labels = [told(own, key, names, shifted=move) for key, move in zip(keys, shifted, strict=True)]
+    labels = [told(own, key, names, one, shifted=m) for key, one, m in zip(keys, found, shifted, strict=True)]
     return (made, labels) if isinstance(logits, list) else (made[0], labels[0])
 
 
-def told(own: Mapping[str, Any], key: str, names: Names, *, shifted: bool) -> Any:
-    """The labels under a key, as logits that are shifted or not: none where the mask is 0, (B, L) both."""
+def told(own: Mapping[str, Any], key: str, names: Names, logits: Tensor, *, shifted: bool) -> Any:
+    """The labels under a key for logits, which are to be shifted or not: none at positions where the mask is 0."""
     labels, mask = own[key], own.get(names.mask)
     if not isinstance(labels, Tensor):
         raise DataError(f"{key!r} holds the labels, and is a {type(labels).__name__}; expected a tensor")
-    if shifted and labels.dim() < 2:
-        raise DataError(f"labels are {tuple(labels.shape)}; causal = true needs one for each token")
-    # what has an encoder's mask and a decoder's labels may have them of one length by chance
-    if mask is not None and labels.dim() > 1 and mask.shape == labels.shape[:2] and "decoder_input_ids" not in own:
+    if logits.dim() != 3 or labels.shape[:2] != logits.shape[:2]:
+        if shifted:
+            raise DataError(f"labels are {tuple(labels.shape)}; causal = true needs one for each token")
+        return labels
+    # an encoder's mask and a decoder's labels may have one length by chance
+    if mask is not None and mask.shape == logits.shape[:2] and "decoder_input_ids" not in own:
         kept = mask.bool()
         if shifted:
             labels, kept = labels[:, 1:], kept[:, :-1] & kept[:, 1:]

@@ -89,8 +89,8 @@ def flowing(source: Source, student: Any, teachers: Mapping[str, Any], batch: Ma
         if not isinstance(tensors, list) or len(tensors) != 2:
             many = f"a list of {len(tensors)}" if isinstance(tensors, list) else "one tensor"
             raise ObjectiveError(
-                f"loss {source.table.type!r} compares two layers of each side, and the {called(side)} names {many}; write two, "
-                'as in ["hidden[0]", "hidden[-1]"]'
+                f"loss {source.table.type!r} compares two layers of each side, and the {called(side)} names {many}; "
+                'write two, as in ["hidden[0]", "hidden[-1]"]'
             )
     theirs = next(iter(teachers.values()), None)
     if isinstance(source.function, nn.Module):
@@ -133,7 +133,7 @@ def require_reach(terms: Sequence[Term], evaluated: Callable[[Term], tuple[Any, 
         with collected(problems, term.source.path):
             require_trained(term, *evaluated(term))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(list(dict.fromkeys(problems)))  # several terms of one table may share theirs
 
 
 def require_trained(term: Term, student: Tensor | list[Tensor], value: Any) -> None:

@@ -24,8 +24,8 @@ from hookbrew.objective.inputs import Inputs, Names, parted
 from hookbrew.objective.measure import require_reach, termed
 from hookbrew.objective.ranks import join
 from hookbrew.objective.source import collected, sourced
-from hookbrew.objective.teachers import called, joined, require_order, require_use
-from hookbrew.objective.term import Term
+from hookbrew.objective.teachers import called, joined, labelled, require_order, require_use
+from hookbrew.objective.term import Term, learned
 from hookbrew.objective.view import View
 from hookbrew.taps import resharded, synced, tether
 
@@ -59,7 +59,7 @@ class Objective:
         self.sources = sourced(losses, self.teachers, self.names, at)
         require_use(self.teachers, [name for source in self.sources for name in source.teachers], at)
         self._at = at
-        require_order(student, self._labelled(), self.names, at)
+        require_order(student, labelled(self.sources, self._merge), self.names, at)
         self.terms: tuple[Term, ...] = ()
         self.extras = nn.ModuleDict()
         """What is trained besides the student: projections and losses that learn."""
@@ -122,7 +122,7 @@ class Objective:
                 self.teacher.eval()
             for name in self.teachers:
                 outputs[name] = self._view.run(name, self._inputs.of(name, batch))
-        theirs = outputs.get("teacher") if len(outputs) < 2 else outputs
+        theirs = next(iter(outputs.values()), None) if len(outputs) < 2 else outputs
         self.outputs = (self._view.run("student", self._inputs.of("student", batch)), theirs)
 
     def counts(self, batch: Mapping[str, Any], samples: int, device: torch.device) -> Tensor:
@@ -179,13 +179,6 @@ class Objective:
             require_order(self.student, readers, self.names, self._at)
         return logits, labels
 
-    def _labelled(self) -> list[str]:
-        """What compares logits with labels, in words."""
-        trusting = self._merge.confidence == "labels"
-        logits = [source for source in self.sources if source.takes == "logits"]
-        reading = [f"loss {source.name!r}" for source in logits if "labels" in source.roles]
-        return reading + ["the merge of teachers" for source in logits if trusting and len(source.teachers) > 1]
-
     def _evaluated(self, term: Term, batch: Mapping[str, Any], progress: float) -> tuple[Any, Tensor]:
         """The student's tensor of a term, as tapped, and the term's mean."""
         student = term.pick(self._view.read("student", term.source.path))
@@ -202,8 +195,5 @@ class Objective:
                 terms += termed(source, student, teachers, batch, self.names)
         if problems:
             raise ConfigError(problems)
-        for term in terms:
-            for module in (term.projection, term.source.function):
-                if isinstance(module, nn.Module):
-                    self.extras[f"{term.name}/{type(module).__name__}".replace(".", "_")] = module
+        self.extras.update(learned(terms))
         return tuple(terms)

@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
+from hookbrew.config import Merge
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.objective.inputs import Names
+from hookbrew.objective.source import Source
 from hookbrew.taps import unwrap
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -21,7 +23,7 @@ def called(teacher: nn.Module | Mapping[str, nn.Module] | None) -> dict[str, nn.
     if isinstance(teacher, nn.Module):
         return {"teacher": teacher}
     for name in teacher:
-        if name == "student" or "." in name or not name or hasattr(nn.ModuleDict, name):
+        if name == "student" or "." in name or not name or hasattr(nn.ModuleDict(), name):
             message = "no teacher can be called so: it is the student, has a dot, or is a word of torch's modules"
             raise ConfigError([Problem(f"teachers.{name}", message)])
     return dict(teacher)
@@ -39,6 +41,14 @@ def require_use(teachers: Collection[str], used: Collection[str], at: str) -> No
         where = "teacher" if list(teachers) == ["teacher"] else f"teachers.{idle[0]}"
         message = "no loss compares with it, so nothing would be learned from it"
         raise ConfigError([Problem(f"{at}{where}", message)])
+
+
+def labelled(sources: Sequence[Source], merge: Merge) -> list[str]:
+    """What compares logits with labels, in words."""
+    logits = [source for source in sources if source.takes == "logits"]
+    reading = [f"loss {source.name!r}" for source in logits if "labels" in source.roles]
+    trusting = merge.confidence == "labels"
+    return reading + ["the merge of teachers" for source in logits if trusting and len(source.teachers) > 1]
 
 
 def require_order(student: nn.Module, readers: Sequence[str], names: Names, at: str) -> None:

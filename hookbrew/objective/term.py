@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -48,6 +48,16 @@ class Term:
             )
             error.add_note(f"raised by {self.source} on {shapes}")
             raise
+
+
+def learned(terms: Iterable[Term]) -> dict[str, nn.Module]:
+    """Projections and losses that are modules, by the names under which they are saved."""
+    return {
+        f"{term.name}/{type(module).__name__}".replace(".", "_"): module
+        for term in terms
+        for module in (term.projection, term.source.function)
+        if isinstance(module, nn.Module)
+    }
 
 
 def listed(tensors: Tensor | list[Tensor]) -> list[Tensor]:

@@ -93,7 +93,8 @@ class View:
             if taps.pending:
                 layout = taps.survey(**inputs(model))
                 for tap in taps.pending:
-                    with collected(problems, self._places[model, tap.partition(" ")[0]]):
+                    path = tap if (model, tap) in self._places else tap.rpartition(" ")[0]
+                    with collected(problems, self._places[model, path]):
                         taps.settle(tap, layout)
         if problems:
             raise ConfigError(problems)

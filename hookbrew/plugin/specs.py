@@ -40,11 +40,12 @@ class Register(Protocol):
 def hookbrew_register_losses(register: Register) -> None:
     """What the student is pulled towards.
 
-    `build()` gives a function (or an nn.Module, if it learns) of any of `student, teacher, mask, labels`
-    that returns a scalar: the mean over the valid positions.
+    `build()` gives a function (or an nn.Module, if it learns or remembers) of any of `student, teacher, mask, labels`
+    and `index`, the numbers of the samples, that returns a scalar: the mean over the valid positions.
 
     Four class variables say what for. `takes`: "logits" (without it), "hidden", "features" (hidden tensors of any
-    widths), "attention" (probabilities or scores), "probabilities", "scores", or "relation" (queries, keys, values).
+    widths), "flow" (a list of two hidden tensors a side), "attention" (probabilities or scores), "probabilities",
+    "scores", or "relation" (queries, keys, values).
     `counts`: "positions", "pairs" of them, or "samples": what it is a mean over, where its tensors do not tell.
     `marks`: false for a loss that counts rows whose label is -100, too.
     `soft`: true for a loss whose labels may be soft, floats (..., classes), so that a row of zeros is no label.

@@ -5,6 +5,7 @@ N positions or samples with a label, C classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,22 +70,28 @@ class Counter:
             raise DataError(f"callback 'evaluate' needs labels in the evaluation data; the batch has {[*state.batch]}")
         several = isinstance(state.logits, list)
         pairs = list(zip(state.logits, state.labels, strict=True) if several else [(state.logits, state.labels)])
-        rows = [flat(logits, labels) for logits, labels in pairs]
-        logits, _ = rows[0]
+        pairs = [(logits, single(logits, labels)) for logits, labels in pairs]
+        first = pairs[0][0]
         if state.task not in self._counting:
-            fresh = {name: made(name, logits.shape[-1]).to(logits.device) for name in self._names}
+            fresh = {name: made(name, first.shape[-1]).to(first.device) for name in self._names}
             self._counting[state.task] = fresh
         for name, metric in self._counting[state.task].items():
             if name == "exact":
-                metric.update(*exact(pairs))
-            for row in rows if name != "exact" else ():
-                count(name, metric, *row)
+                metric.update(exact(pairs))
+            for logits, labels in pairs if name != "exact" else ():
+                there = labels != IGNORED
+                count(name, metric, logits[there].float(), labels[there])
 
     def eval_end(self, state: State) -> None:
         """Give the numbers to whoever comes later in the order of callbacks: `trec/accuracy` of several tasks."""
         for task, counting in self._counting.items():
             before = "" if task is None else f"{task}/"
-            state.metrics |= {f"{before}{name}": float(metric.compute()) for name, metric in counting.items()}
+            state.metrics |= {f"{before}{name}": computed(metric) for name, metric in counting.items()}
+
+
+def computed(metric: Any) -> float:
+    """The number; nan if nothing at all was counted."""
+    return float(metric.compute()) if metric.update_called else math.nan
 
 
 def made(name: str, classes: int) -> Any:
@@ -92,35 +99,46 @@ def made(name: str, classes: int) -> Any:
     import torchmetrics
 
     if name in MEANS:
-        return torchmetrics.MeanMetric()
+        # a loss that is nan is to be seen; asked so, torchmetrics ignores weights, and is given rows one by one
+        return torchmetrics.MeanMetric(nan_strategy="disable")
     kind, arguments = CLASSES[name]
     return getattr(torchmetrics.classification, kind)(num_classes=classes, **arguments)
 
 
 def count(name: str, metric: Any, logits: Tensor, labels: Tensor) -> None:
-    """Add rows (N, C) with their labels (N,) to a metric; no row at all adds nothing."""
+    """Add rows (N, C) with their labels (N,) to a metric; no row at all adds nothing.
+
+    Raises DataError for a metric of classes whose number has changed.
+    """
+    if not len(labels):
+        return
     if name not in MEANS:
+        if logits.shape[-1] != metric.num_classes:
+            raise DataError(
+                f"callback 'evaluate': {name!r} is of classes, and logits have {logits.shape[-1]} of them after "
+                f"{metric.num_classes}; where their number varies there is {', '.join(MEANS)}"
+            )
         metric.update(logits, labels)
-    elif len(labels):
-        value = cross_entropy(logits, labels) if name == "loss" else (logits.argmax(dim=-1) == labels).float().mean()
-        metric.update(value, weight=len(labels))
+    else:
+        right = logits.argmax(dim=-1) == labels
+        metric.update(cross_entropy(logits, labels, reduction="none") if name == "loss" else right.float())
 
 
-def exact(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Whether every label of a sample is met in all of its logits, (B,), and how much it counts: 0 without a label."""
+def exact(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Whether every label of a sample is met in all of its logits, 1.0 or 0.0; (N,), of the samples with a label."""
     right, there = [], []
     for logits, labels in pairs:
         known = labels != IGNORED
         met = (logits.argmax(dim=-1) == labels) | ~known
         right.append(met.reshape(len(met), -1).all(dim=1))
         there.append(known.reshape(len(known), -1).any(dim=1))
-    return torch.stack(right).all(dim=0).float(), torch.stack(there).any(dim=0).float()
+    return torch.stack(right).all(dim=0)[torch.stack(there).any(dim=0)].float()
 
 
-def flat(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, C), fp32, and labels (N,) of the positions that have a label; of a soft one, its likeliest class.
+def single(logits: Tensor, labels: Tensor) -> Tensor:
+    """One label for each row of logits (..., C), (...); of a soft one, its likeliest class.
 
-    Raises DataError when there is not one label for each row of logits.
+    Raises DataError when there is not one label for each row.
     """
     if labels.is_floating_point() and labels.shape == logits.shape:
         labels = hardened(labels)
@@ -129,8 +147,7 @@ def flat(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             f"callback 'evaluate': labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}; "
             "expected one label for each row"
         )
-    there = labels != IGNORED
-    return logits[there].float(), labels[there]
+    return labels
 
 
 def hardened(labels: Tensor) -> Tensor:

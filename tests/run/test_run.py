@@ -135,7 +135,9 @@ def test_checkpoints_keep_the_newest(toy, hookbrew):
     done = hookbrew("run", "toy.toml")
     assert done.exit_code == 0, done.output
     assert files(toy / "runs/toy/checkpoints") == [
+        "step-00000010/extras.safetensors",
         "step-00000010/student.safetensors",
+        "step-00000012/extras.safetensors",
         "step-00000012/student.safetensors",
     ]
 
