@@ -4,10 +4,12 @@ import configparser
 import re
 import shlex
 import sys
+import tomllib
 import types
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from click.testing import CliRunner
 
@@ -58,6 +60,18 @@ def test_the_commands_of_a_clone_are_environments_of_tox():
     assert "testenv:quickstart" in tox
     assert "python examples/quickstart.py" in tox["testenv:quickstart"]["commands"]
     assert (ROOT / ".ci/run").read_text().strip().endswith("tox run")
+
+
+@pytest.mark.parametrize(
+    ("block", "left_out"), [(1, {"teacher", "losses"}), (2, {"teacher", "losses", "data"}), (3, {"losses"})]
+)
+def test_further_tables(project, monkeypatch, block, left_out):
+    """Teachers, tasks, stages: in place of what the first file says about the same."""
+    monkeypatch.chdir(project)
+    base = {key: value for key, value in tomllib.loads(blocks("toml")[0]).items() if key not in left_out}
+    Path("further.toml").write_text(tomli_w.dumps(base | tomllib.loads(blocks("toml")[block])))
+    done = CliRunner().invoke(main, ["check", "further.toml"], prog_name="hookbrew")
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("command", lines(blocks("console")[1]) + lines(blocks("console")[2]))
