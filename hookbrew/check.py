@@ -12,9 +12,10 @@ from hookbrew.config import check_names, read, staged
 from hookbrew.loop import autocast, chosen, moved
 from hookbrew.modes import kept
 from hookbrew.objective import Objective, Tasks, reach
+from hookbrew.plan import Stage, placed, planned, root
 from hookbrew.plugin import Catalogue
 from hookbrew.prepare import Prepared, looped
-from hookbrew.run import Stage, built, placed, planned, root
+from hookbrew.run import built
 from hookbrew.taps import unwrap
 
 

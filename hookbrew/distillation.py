@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from hookbrew import factory, folder, plugin, words
+from hookbrew.chance import kept_random
 from hookbrew.config import (
     Component,
     Loss,
@@ -25,7 +26,7 @@ from hookbrew.config.structure import NAME
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.groups import adopt, owned
 from hookbrew.loop import Batch, Chain, Dispatch, Feed, Given, Loop, Mixture, State, chosen, mix, moved, rated
-from hookbrew.modes import evaluating, kept_random
+from hookbrew.modes import evaluating
 from hookbrew.objective import TASK, Objective, Tasks, Teachers
 from hookbrew.plugin import Catalogue
 from hookbrew.progress import Schedule

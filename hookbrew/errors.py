@@ -11,11 +11,14 @@ HookbrewError                 anything a user can mend; the command line prints 
 ├── ObjectiveError            shapes, masks or labels that do not fit a loss; a term without gradient  exit 2
 ├── DataError                 a batch that cannot be made, or lacks a key that somebody needs          exit 2
 ├── FolderError               a run folder that exists, or cannot be written                           exit 2
+│   ├── ResumeError           a run that cannot go on as it was asked to                               exit 2
+│   └── CheckpointError       checkpoints that cannot be written, or of which none is whole            exit 74
 ├── CallbackError             a callback whose methods are not events                                  exit 2
+├── PreemptedError            a run that a signal ended after a checkpoint: resume it                  exit 75
 └── NonFiniteError            a loss or a gradient that is not finite                                  exit 76
 
-Exit codes: 2 is wrong input, 76 a run that was stopped by non-finite numbers; 1 is left to bugs and to
-the code of users and plugins, 130 to Ctrl-C.
+Exit codes: 2 is wrong input, 74 a disk that takes no checkpoint, 75 a run that waits to be resumed, 76 one that was
+stopped by non-finite numbers; 1 is left to bugs and to the code of users and plugins, 130 to a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -67,6 +70,8 @@ class HookbrewError(Exception):
     """Anything a user can mend: printed as `error: ...`, without a traceback."""
 
     exit_code = 2
+    word = "error"
+    """What a message begins with."""
 
 
 class ConfigError(HookbrewError):
@@ -111,6 +116,23 @@ class DataError(HookbrewError):
 
 class FolderError(HookbrewError):
     """A run folder that already exists, or cannot be written."""
+
+
+class ResumeError(FolderError):
+    """A run that cannot go on as it was asked to: no checkpoint, or one that does not match."""
+
+
+class CheckpointError(FolderError):
+    """Checkpoints that cannot be written, or of which none is whole."""
+
+    exit_code = 74
+
+
+class PreemptedError(HookbrewError):
+    """A run that a signal ended between two steps, after a checkpoint; it can be resumed."""
+
+    exit_code = 75
+    word = "stopped"
 
 
 class CallbackError(HookbrewError):

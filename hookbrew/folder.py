@@ -1,8 +1,8 @@
 """The run folder: what a run leaves on disk, and how earlier runs stay safe.
 
 config.toml     the file as it was given            resolved.toml   every default explicit; it reproduces the run
-env.json        versions, plugins, command line     status.json     running | done | stopped | failed, step, reason
-metrics.jsonl, tb/, checkpoints/, final/            written by callbacks
+env.json        versions, plugins, command line     metrics.jsonl, tb/, checkpoints/, final/   of callbacks
+status.json     running | done | preempted | stopped | failed, with step and reason
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from hookbrew.errors import FolderError
 
 STATUS = "status.json"
+LOCK = ".lock"
 
 
 def refuse(folder: Path, *, overwrite: bool) -> None:
@@ -54,11 +58,31 @@ def create(folder: Path, *, overwrite: bool) -> None:
         old = folder.with_name(f".old-{folder.name}")
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)  # in one step: an interrupt leaves the whole run or none, never half of one
+            with locked(folder):
+                folder.rename(old)  # in one step: an interrupt leaves the whole run or none, never half of one
         folder.mkdir(parents=True)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise FolderError(f"output {folder} cannot be made: {error.strerror or error}") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else writes into a run folder meanwhile; raises FolderError if another process does already.
+
+    The lock goes with the process, however that ends.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise FolderError(f"{folder} is in use by another process, which trains in it") from error
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be locked: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write(path: Path, text: str) -> None:

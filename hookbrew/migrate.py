@@ -219,9 +219,10 @@ def training(made: Migration, given: Mapping[str, Any]) -> None:
         made.notes.append("log_dir: tensorboard writes into the run folder, tb/.")
     if given.get("ckpt_steps"):
         made.callbacks.append({"type": "checkpoint", "every": given["ckpt_steps"]})
-    elif given.keys() & {"ckpt_frequency", "ckpt_epoch_frequency"}:
-        made.callbacks.append({"type": "checkpoint"})
-        made.notes.append("ckpt_frequency, ckpt_epoch_frequency: a checkpoint at the end of each epoch here.")
+    elif given.get("ckpt_epoch_frequency", 1) > 1:
+        made.callbacks.append({"type": "checkpoint", "epochs": given["ckpt_epoch_frequency"]})
+    elif given.get("ckpt_frequency", 1) > 1:
+        made.callbacks.append({"type": "checkpoint", "per_epoch": given["ckpt_frequency"]})
     for key, why in {
         "fp16": 'apex is gone; train.precision = "auto" is bf16 on a GPU that has it',
         "data_parallel": "DataParallel is refused; give the student as DistributedDataParallel from Python",

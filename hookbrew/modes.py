@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
-import torch
 from torch import nn
+
+from hookbrew.chance import kept_random
 
 
 @contextmanager
@@ -20,14 +21,9 @@ def kept(*models: nn.Module | None) -> Iterator[None]:
             module.training = mode
 
 
-def kept_random(*devices: torch.device) -> AbstractContextManager[None]:
-    """The random states of the CPU and of these devices come back at the end; no other device is woken up."""
-    return torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"])
-
-
 @contextmanager
 def evaluating(*models: nn.Module | None) -> Iterator[None]:
-    """Evaluation mode; training flags and the random states of torch come back at the end."""
+    """Evaluation mode; training flags and random states come back at the end."""
     devices = {p.device for model in models if model is not None for p in model.parameters()}
     with kept(*models), kept_random(*devices):
         for model in models:

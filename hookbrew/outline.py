@@ -9,14 +9,15 @@ import attrs
 from torch import nn
 
 from hookbrew import factory, hub, words
+from hookbrew.chance import kept_random
 from hookbrew.config import Document, Experiment, Factory, read, staged
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.loop import Chain, chosen, moved
-from hookbrew.modes import evaluating, kept_random
+from hookbrew.modes import evaluating
 from hookbrew.objective import Names, accepted, parted
+from hookbrew.plan import place, placed, resolved
 from hookbrew.plugin import Catalogue
-from hookbrew.prepare import feed, model, place
-from hookbrew.run import placed, resolved
+from hookbrew.prepare import feed, model
 from hookbrew.taps import Outline, outline
 
 

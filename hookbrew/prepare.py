@@ -15,6 +15,7 @@ from hookbrew.distillation import Distillation, Fitting
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, Pad, mix
 from hookbrew.objective import TASK, Names, Teachers, parted
+from hookbrew.plan import place
 from hookbrew.plugin import Catalogue
 from hookbrew.request import Task
 
@@ -32,16 +33,13 @@ class Prepared:
     evaluate: Feed | None
     loaders: Sequence[Loader]
     """Whatever of both loads data."""
+    first: Sequence[Batch]
+    """The first batch of the training, or that of each task."""
 
     def close(self) -> None:
         """End the processes that load data."""
         for loader in self.loaders:
             loader.close()
-
-
-def place(task: str) -> str:
-    """Where the tables of a task stand in a configuration."""
-    return f"tasks.{task}." if task else ""
 
 
 def prepare(
@@ -67,7 +65,14 @@ def prepare(
         for batch in distillation.rehearse(evaluate, experiment.train):
             require_labels(experiment, batch)
     loaders = [*feeds.values(), *others.values()]
-    return Prepared(experiment=experiment, distillation=distillation, feed=mixed, evaluate=evaluate, loaders=loaders)
+    return Prepared(
+        experiment=experiment,
+        distillation=distillation,
+        feed=mixed,
+        evaluate=evaluate,
+        loaders=loaders,
+        first=mixed.first(),
+    )
 
 
 def require_labels(experiment: Experiment, batch: Batch) -> None:

@@ -1,10 +1,4 @@
-"""An experiment becomes models, taps, objective and loop; the levels of `check`, and the whole run.
-
-1 names     every table and name is known, plugins are there                  no torch
-2 options   named components are loaded, their options checked
-3 build     models and data are made, every selector resolved, shapes compared on one batch
-4 step      one forward and backward: every loss is finite and reaches the student
-"""
+"""The whole run of a configuration, from its beginning or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,117 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-import attrs
-import torch
-
 from hookbrew import factory, folder
-from hookbrew.config import (
-    Component,
-    Document,
-    Experiment,
-    check_names,
-    read,
-    staged,
-    structure,
-    write,
-    write_stages,
-)
-from hookbrew.errors import ConfigError, FolderError, Problem
-from hookbrew.loop import State, chosen, finite, mix
-from hookbrew.modes import kept_random
+from hookbrew.chance import kept_random, sow
+from hookbrew.config import Document, read
+from hookbrew.errors import FolderError, PreemptedError, ResumeError
+from hookbrew.loop import Loop, State, chosen, finite, mix
+from hookbrew.plan import Stage, placed, planned, root, written
 from hookbrew.plugin import Catalogue
-from hookbrew.prepare import Prepared, Shelf, looped, place, prepare
+from hookbrew.prepare import Prepared, Shelf, looped, prepare
+from hookbrew.resume import LEVELS, Level, Resumed, compared, facts, newest, require_pace, require_run
+from hookbrew.signals import heeded
+from hookbrew.store import Checkpoint
 
 log = logging.getLogger("hookbrew")
-STANDARD = ("metrics", "progress", "weights")
-"""Callbacks that every run has, named or not; naming one gives it options."""
-
-
-def resolved(document: Document, catalogue: Catalogue) -> Experiment:
-    """Levels 1 and 2 of a file as it is; what `extends` or -s replaced whole is told as a warning of the log."""
-    check_names(document, catalogue)
-    for note in document.dropped:
-        log.warning("note: %s", note)
-    return structure(document, catalogue)
-
-
-def experiment(document: Document, catalogue: Catalogue, *, quiet: bool = False) -> Experiment:
-    """Levels 1 and 2: the checked experiment, with the callbacks that every run has.
-
-    quiet leaves the progress display out. Raises ConfigError with all that is wrong.
-    """
-    made = resolved(document, catalogue)
-    if quiet:
-        made = attrs.evolve(made, callbacks=[c for c in made.callbacks if c.type != "progress"])
-    require_read(made)
-    given = [component.type for component in made.callbacks]
-    wanted = [name for name in STANDARD if name not in given and not (quiet and name == "progress")]
-    if any(part.data.evaluate is not None for part in made.parts.values()) and "evaluate" not in given:
-        wanted.insert(0, "evaluate")
-    added = [Component(type=name, options=catalogue.load("callbacks", name)()) for name in wanted]
-    # evaluate fills in the numbers that the others show, so it comes first wherever it was named
-    ordered = sorted([*made.callbacks, *added], key=lambda component: component.type != "evaluate")
-    return attrs.evolve(made, callbacks=ordered)
-
-
-def require_read(experiment: Experiment) -> None:
-    """Raise ConfigError for keys that nothing would read."""
-    problems = list[Problem]()
-    for task, part in experiment.parts.items():
-        at, data = place(task), part.data
-        if data.collate is not None and data.pad:
-            message = "data.collate makes the batches, and pads them itself; leave one of them out"
-            problems.append(Problem(f"{at}data.pad", message))
-        if data.evaluate is None and data.evaluate_batch_size:
-            problems.append(Problem(f"{at}data.evaluate_batch_size", f"there is no {at}data.evaluate"))
-    if all(part.data.evaluate is None for part in experiment.parts.values()):
-        unread = {"train.evaluate_every": experiment.train.evaluate_every}
-        named = {f"callbacks[{i}]": c.type == "evaluate" for i, c in enumerate(experiment.callbacks)}
-        problems += [Problem(path, "there is no data.evaluate") for path, given in (unread | named).items() if given]
-    if problems:
-        raise ConfigError(problems)
-
-
-@contextmanager
-def placed(document: Document) -> Iterator[None]:
-    """Mistakes that show up late are reported with their place in the file, like all others; and with their stage."""
-    try:
-        yield
-    except Exception as error:
-        if document.stage:
-            error.add_note(f"raised in stage {document.stage!r}")
-        if not isinstance(error, ConfigError):
-            raise
-        made = ConfigError([attrs.evolve(p, place=p.place or document.locate(p.path)) for p in error.problems])
-        for note in error.__notes__ if hasattr(error, "__notes__") else ():
-            made.add_note(note)
-        raise made from error
-
-
-@attrs.frozen
-class Stage:
-    """A document with its experiment, checked; the only one of a run that has no `[[stages]]`."""
-
-    name: str
-    document: Document
-    experiment: Experiment
-
-
-def planned(document: Document, catalogue: Catalogue, *, quiet: bool = False) -> list[Stage]:
-    """Levels 1 and 2 of all stages; raises ConfigError with all that is wrong with the first that is."""
-    plan = []
-    for name, part in staged(document).items():
-        with placed(part):
-            plan.append(Stage(name, part, experiment(part, catalogue, quiet=quiet)))
-            require_place(plan)
-    return plan
-
-
-def require_place(plan: Sequence[Stage]) -> None:
-    """Raise ConfigError for a stage that is on another device than the first: all are made before that is trained."""
-    first, last = (stage.experiment.train.device for stage in (plan[0], plan[-1]))
-    if first != last:
-        raise ConfigError([Problem("train.device", f"all stages are on one device, and the first is on {first!r}")])
 
 
 @contextmanager
@@ -160,38 +56,112 @@ def run(
 
     sets: `key=value` settings that go over the file's. overwrite replaces an earlier run's folder, after
     all checks of this one have passed. say is told which of several stages begins. Raises ConfigError and the other
-    errors of `hookbrew.errors`; an exception of a plugin or of the user's code passes through, noted.
+    errors of `hookbrew.errors`, PreemptedError after a signal; an exception of a plugin or of the user's code passes
+    through, noted.
     """
     document = read(path, sets)
     plan = planned(document, catalogue, quiet=quiet)
     output = root(plan)
     folder.refuse(output, overwrite=overwrite)
     with built(plan, catalogue) as made:
-        loops = []
-        for stage, prepared in zip(plan, made, strict=True):
-            with placed(stage.document):
-                loops.append(looped(prepared, stage.experiment.output))
+        loops = looping(plan, made)
         files = described(document, plan, catalogue)
         folder.create(output, overwrite=overwrite)
-        for number, (stage, loop) in enumerate(zip(plan, loops, strict=True), 1):
+        with folder.locked(output), hinted(output):
+            trained(plan, loops, files=files, say=say)
+    return loops[-1].state
+
+
+def resume(
+    where: str | Path,
+    sets: Sequence[str] = (),
+    *,
+    catalogue: Catalogue,
+    require: Level = "weights",
+    quiet: bool = False,
+    say: Callable[[str], object] = log.info,
+) -> State:
+    """Go on with the run in a folder from its newest checkpoint that is whole; returns the last state.
+
+    sets: `key=value` settings that go over what the run was. say is told from where, and how exactly. Raises
+    ResumeError when there is no checkpoint, or the match is worse than `require`, and else what `run` raises.
+    """
+    output = Path(where).absolute()
+    document = read(require_run(output), [*sets, f"output={str(output)!r}"])
+    plan = planned(document, catalogue, quiet=quiet)
+    with folder.locked(output), built(plan, catalogue) as made:
+        loops = looping(plan, made)
+        place, checkpoint, wrong = newest([stage.experiment for stage in plan])
+        if checkpoint is None:
+            raise ResumeError(f"{output} has no checkpoint yet; begin anew: hookbrew run {document.path} --overwrite")
+        for note in wrong:
+            log.warning("%s; going on from an older one", note)
+        match = compared(checkpoint.facts["exact"], loops[place].saver.facts)
+        say(f"resume: {located(checkpoint, plan[place], loops[place])}\n{match}")
+        if LEVELS.index(match.level) > LEVELS.index(require):
+            raise ResumeError(f"{checkpoint.folder} does not match: {match}\n--require {require} was given")
+        require_pace(match)
+        files = {} if not sets else described(document, plan, catalogue)
+        with hinted(output):
+            trained(plan, loops, files=files, say=say, place=place, resumed=Resumed(checkpoint, match.level))
+    return loops[-1].state
+
+
+@contextmanager
+def hinted(output: Path) -> Iterator[None]:
+    """A run that a signal ended says how it goes on."""
+    try:
+        yield
+    except PreemptedError as error:
+        error.add_note(f"go on with: hookbrew resume {output}")
+        raise
+
+
+def located(checkpoint: Checkpoint, stage: Stage, loop: Loop) -> str:
+    """Where a checkpoint is in its run."""
+    named = f"stage {stage.name}, " if stage.name else ""
+    counted = f"epoch {checkpoint.facts['epoch']}, {checkpoint.facts['batches']} batches into it"
+    return f"{named}step {checkpoint.step} of {loop.state.total_steps}, {counted}"
+
+
+def looping(plan: Sequence[Stage], made: Sequence[Prepared]) -> list[Loop]:
+    """The loops of all stages, their checkpoints knowing what they are checkpoints of."""
+    loops = []
+    for stage, prepared in zip(plan, made, strict=True):
+        with placed(stage.document):
+            loops.append(looped(prepared, stage.experiment.output))
+        loops[-1].saver.facts = facts(prepared)
+    return loops
+
+
+def trained(
+    plan: Sequence[Stage],
+    loops: Sequence[Loop],
+    *,
+    files: dict[str, str],
+    say: Callable[[str], object],
+    place: int = 0,
+    resumed: Resumed | None = None,
+) -> None:
+    """Train one stage after the other, from `place` on, that from a checkpoint if there is one."""
+    output = root(plan)
+    with heeded([loop.state for loop in loops]):
+        for number, (stage, loop) in enumerate(zip(plan, loops, strict=True)):
+            if number < place:
+                continue
             named = {"stage": stage.name} if stage.name else {}
-            with placed(stage.document), recorded(loop.state, output, last=number == len(plan), **named):
+            here = resumed if number == place else None
+            told = named | ({"resumed": f"step {here.checkpoint.step}, {here.level}"} if here else {})
+            with placed(stage.document), recorded(loop.state, output, last=number == len(plan) - 1, **told):
                 while files:
                     name, text = files.popitem()
                     folder.write(output / name, text)
                 if named:
-                    say(f"stage {stage.name} ({number} of {len(plan)}): {loop.state.total_steps} steps")
+                    say(f"stage {stage.name} ({number + 1} of {len(plan)}): {loop.state.total_steps} steps")
                 with inside(stage, loop.state):
-                    torch.manual_seed(mix(stage.experiment.seed, "train", *named.values()))
-                    loop.run()
+                    sow(mix(stage.experiment.seed, "train", *named.values()))
+                    loop.run(here.checkpoint if here else None)
             loop.optimizer.state.clear()  # nobody asks for it again, and it is twice as large as the student
-    return loops[-1].state
-
-
-def root(plan: Sequence[Stage]) -> Path:
-    """The folder of the whole run."""
-    first = plan[0].experiment.output
-    return first.parent if plan[0].name else first
 
 
 def described(document: Document, plan: Sequence[Stage], catalogue: Catalogue) -> dict[str, str]:
@@ -204,18 +174,14 @@ def described(document: Document, plan: Sequence[Stage], catalogue: Catalogue) -
     }
 
 
-def written(plan: Sequence[Stage]) -> str:
-    """The configuration with every default explicit."""
-    return write_stages({s.name: s.experiment for s in plan}) if plan[0].name else write(plan[0].experiment)
-
-
 @contextmanager
 def inside(stage: Stage, state: State) -> Iterator[None]:
     """The folder of a stage, made and with a status of its own; that of a run without stages is made already."""
     if not stage.name:
         yield
         return
-    folder.create(stage.experiment.output, overwrite=False)
+    if not stage.experiment.output.exists():
+        folder.create(stage.experiment.output, overwrite=False)
     with recorded(state, stage.experiment.output):
         yield
 
@@ -230,7 +196,8 @@ def recorded(state: State, where: Path, *, last: bool = True, **named: str) -> I
     try:
         yield
     except BaseException as error:
-        word = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        words = {KeyboardInterrupt: "stopped", PreemptedError: "preempted"}
+        word = words.get(type(error), "failed")
         reason = f"{type(error).__name__}: {error}".strip(": ")
         try:
             folder.status(where, word, step=state.step, reason=reason, **named)

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from hookbrew import errors
-from hookbrew.errors import ConfigError, HookbrewError, NonFiniteError, Place, Problem
+from hookbrew.errors import CheckpointError, ConfigError, HookbrewError, NonFiniteError, Place, PreemptedError, Problem
 
 
 def test_a_place_with_its_caret():
@@ -48,6 +48,8 @@ def test_exit_codes():
         cls: cls.exit_code for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, Exception)
     }
     assert codes.pop(NonFiniteError) == 76
+    assert codes.pop(PreemptedError) == 75
+    assert codes.pop(CheckpointError) == 74
     assert set(codes.values()) == {2}
 
 

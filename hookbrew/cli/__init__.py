@@ -9,6 +9,7 @@ from hookbrew.cli.context import Context
 
 COMMANDS = {
     "run": "hookbrew.cli.run:run",
+    "resume": "hookbrew.cli.resume:resume",
     "check": "hookbrew.cli.check:check",
     "taps": "hookbrew.cli.taps:taps",
     "params": "hookbrew.cli.params:params",

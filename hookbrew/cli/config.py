@@ -26,7 +26,7 @@ def show(context: Context, config: str, sets: tuple[str, ...], origin: bool) -> 
     `extends` is merged, -s applied, and paths are absolute. The output is a configuration file again, but for --origin.
     """
     from hookbrew.config import origin_lines, read, staged, write, write_stages
-    from hookbrew.run import resolved
+    from hookbrew.plan import resolved
 
     stages = staged(read(config, sets))
     made = {name: resolved(document, context.catalogue()) for name, document in stages.items()}

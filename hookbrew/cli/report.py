@@ -57,7 +57,8 @@ def expected(error: HookbrewError, context: Context) -> int:
     plain = bool(os.environ.get("NO_COLOR"))
     problems = error.problems if isinstance(error, ConfigError) else (error,)
     for problem in problems:
-        click.echo(f"{'error:' if plain else click.style('error:', fg='red', bold=True)} {problem}", err=True)
+        word = f"{error.word}:"
+        click.echo(f"{word if plain else click.style(word, fg='red', bold=True)} {problem}", err=True)
     for note in getattr(error, "__notes__", ()):
         click.echo(f"note: {note}", err=True)
     return error.exit_code

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hookbrew.cli.context import Context
 from hookbrew.cli.settings import config_file, settings
+
+if TYPE_CHECKING:
+    from hookbrew.loop import State
 
 
 @click.command()
@@ -28,7 +33,11 @@ def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, q
             click.echo(line, err=True)
 
     say(f"plugins: {', '.join(f'{p.name} {p.version}' for p in catalogue.plugins) or 'none'}")
-    state = train(config, sets, catalogue=catalogue, overwrite=overwrite, quiet=quiet, say=say)
+    finished(train(config, sets, catalogue=catalogue, overwrite=overwrite, quiet=quiet, say=say))
+
+
+def finished(state: State) -> None:
+    """Say that a run is done, and what came out."""
     results = "".join(f"  {name} {value:.4f}" for name, value in state.metrics.items())
     why = f" ({state.stop_reason})" if state.stop_reason else ""
     click.echo(f"done: {state.step} steps{why}{results}  {state.folder}")

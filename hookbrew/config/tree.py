@@ -180,8 +180,13 @@ class Train:
     """Batches whose gradients make one step."""
     clip_grad_norm: float | None = positive(None)
     """The largest norm of all trained gradients together; nothing is clipped when left out."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 autocast on a GPU that has it, else fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` is bf16 autocast on a GPU that has it, else fp32; fp16 multiplies losses so that gradients are not 0."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is not finite ends the run, or its update is left out; ten in a row end it too.
+    fp16 always leaves them out."""
+    out_of_memory: Literal["stop", "halve"] = "stop"
+    """A forward pass that is out of memory ends the run, or is made again with half the samples: the same gradient."""
     device: str = "auto"
     """`auto` takes CUDA, then MPS, then the CPU; or a device as torch writes it: `cuda:1`."""
     stop_teacher: bool = True

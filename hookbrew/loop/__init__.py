@@ -11,6 +11,7 @@ from hookbrew.loop.mixture import Chain, Mixture
 from hookbrew.loop.rate import Rate, rated
 from hookbrew.loop.save import save
 from hookbrew.loop.state import State
+from hookbrew.store import Store
 
 __all__ = [
     "EVENTS",
@@ -26,6 +27,7 @@ __all__ = [
     "Pad",
     "Rate",
     "State",
+    "Store",
     "autocast",
     "chosen",
     "finite",

@@ -101,3 +101,11 @@ def size_of(batch: Batch) -> int:
         if isinstance(value, Tensor) and value.dim():
             return len(value)
     raise DataError(f"the batch holds no tensor; its keys are {words.several(batch)}")
+
+
+def split(batch: Batch, size: int | None) -> Iterator[Batch]:
+    """The batch in parts of at most `size` samples; whole if that is None. What is no tensor of samples is in all."""
+    samples = size_of(batch)
+    for start in range(0, samples, size or samples):
+        here = slice(start, start + (size or samples))
+        yield {k: v[here] if isinstance(v, Tensor) and v.dim() and len(v) == samples else v for k, v in batch.items()}

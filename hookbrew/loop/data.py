@@ -7,6 +7,7 @@ moved, so evaluating, logging or an extra worker never changes what is trained o
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hookbrew import words
+from hookbrew.chance import seeded
 from hookbrew.errors import DataError
 from hookbrew.loop.batch import Batch, named, size_of
 
@@ -38,8 +40,8 @@ class Feed(Protocol):
     def first(self) -> list[Batch]:
         """The first batch; of several tasks, that of each."""
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of epoch `number`, counted from 1."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `number`, counted from 1; start: how many of them were had before."""
 
 
 class Samples(Protocol):
@@ -50,27 +52,37 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
 
+class Picked(list[int]):
+    """The numbers of the samples of one batch, and the seed of what they draw."""
+
+    seed: int = 0
+
+
 @attrs.define
 class Order:
-    """A batch sampler: indices of one epoch, shuffled by (seed, epoch)."""
+    """A batch sampler: the batches of one epoch from `start` on, shuffled by (seed, epoch)."""
 
     length: int
     batch_size: int
     seed: int | None
     """None keeps the order of the dataset."""
     epoch: int = 1
+    start: int = 0
 
     def __len__(self) -> int:
         return -(-self.length // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Picked]:
         if self.seed is None:
             indices = torch.arange(self.length)
         else:
             generator = torch.Generator().manual_seed(mix(self.seed, "order", self.epoch))
             indices = torch.randperm(self.length, generator=generator)
-        for chunk in torch.split(indices, self.batch_size):
-            yield chunk.tolist()
+        for place, chunk in enumerate(torch.split(indices, self.batch_size)):
+            if place >= self.start:
+                picked = Picked(chunk.tolist())
+                picked.seed = mix(self.seed or 0, "samples", self.epoch, place)
+                yield picked
 
 
 class Loader:
@@ -100,11 +112,12 @@ class Loader:
         """The key under which batches get the numbers of their samples, unless they have it; None for nowhere."""
         # the private generator: iterating a DataLoader otherwise draws from torch's global one
         self._loader: DataLoader[Any] = DataLoader(
-            Numbered(samples),  # type: ignore[arg-type]  # any map-style dataset will do, lists included
+            Drawn(samples, collate),  # type: ignore[arg-type]  # a dataset of whole batches
             batch_sampler=self._order,
-            collate_fn=Told(collate),
+            collate_fn=same,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=deaf if workers else None,
             generator=torch.Generator().manual_seed(mix(seed or 0, "workers")),
         )
 
@@ -120,9 +133,9 @@ class Loader:
         """The first batch of the first epoch."""
         return [next(iter(self.epoch(1)))]
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of epoch `number`, counted from 1."""
-        self._order.epoch = number
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `number`, counted from 1; start: how many of them were had before."""
+        self._order.epoch, self._order.start = number, start
         for numbers, made in noted(self._loader, number):
             if isinstance(made, DataError):
                 raise made
@@ -165,12 +178,13 @@ class Given:
         """The first batch."""
         return [next(iter(self.epoch(1)))]
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of epoch `number`; one that gives none ends the training with an error."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `number`, those before `start` passed over; no batch at all ends the training."""
         empty = True
-        for batch in noted(self._loader, number):
+        for place, batch in enumerate(noted(self._loader, number)):
             empty = False
-            yield named(batch, self._fields)
+            if place >= start:
+                yield named(batch, self._fields)
         if empty:
             raise DataError(f"the loader gave no batch in epoch {number}")
 
@@ -191,31 +205,38 @@ def noted(loader: Iterable[Any], number: int) -> Iterator[Any]:
 
 
 @attrs.frozen
-class Numbered:
-    """A dataset whose samples come with their numbers."""
+class Drawn:
+    """A dataset of whole batches: samples with their numbers, joined, by random numbers of the batch's own.
+
+    What samples and collate draw from Python, NumPy or torch depends on (seed, epoch, place) alone, not on how many
+    processes load them, nor on what the training drew. A DataError is a value: a worker would raise it with its
+    traceback for a message.
+    """
 
     samples: Samples
+    collate: Callable[[list[Any]], Any]
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[int, Any]:
-        return index, self.samples[index]
+    def __getitems__(self, picked: Picked) -> tuple[list[int], Any]:
+        """The numbers of a batch, and the batch."""
+        with seeded(picked.seed):
+            try:
+                return list(picked), self.collate([self.samples[number] for number in picked])
+            except DataError as error:
+                return list(picked), error
 
 
-@attrs.frozen
-class Told:
-    """A collate function that keeps the numbers, and whose DataError is a value: a worker would raise it with its
-    traceback for a message."""
+def deaf(worker: int) -> None:
+    """A process that loads data leaves signals to the one that trains, which ends it when the step is made."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    collate: Callable[[list[Any]], Any]
 
-    def __call__(self, samples: list[tuple[int, Any]]) -> tuple[list[int], Any]:
-        numbers = [number for number, _ in samples]
-        try:
-            return numbers, self.collate([sample for _, sample in samples])
-        except DataError as error:
-            return numbers, error
+def same(batch: Any) -> Any:
+    """What it is given: a batch is whole already."""
+    return batch
 
 
 def groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

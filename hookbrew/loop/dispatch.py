@@ -7,7 +7,9 @@ tuples, which cost a tenth of a microsecond a callback and know whose method is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pluggy
@@ -36,6 +38,8 @@ class Dispatch:
 
     def __init__(self, callbacks: Iterable[tuple[str, object]] = ()) -> None:
         """callbacks: (name, instance) in the order in which they are to be called."""
+        callbacks = list(callbacks)
+        self._stateful = dict(stateful(callbacks))
         manager = Attached("hookbrew")
         manager.add_hookspecs(Events)
         for position, (name, callback) in enumerate(callbacks):
@@ -47,6 +51,18 @@ class Dispatch:
             )
             for event in EVENTS
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each callback that has one, by name; `name.2` is the second of the same name."""
+        return {key: callback.state_dict() for key, callback in self._stateful.items()}
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Give the callbacks their states back; raises CallbackError when there are other ones than were saved."""
+        if states.keys() != self._stateful.keys():
+            saved, here = (words.several(sorted(keys)) or "none" for keys in (states, self._stateful))
+            raise CallbackError(f"the checkpoint has the state of the callbacks {saved}, and this run has {here}")
+        for key, callback in self._stateful.items():
+            callback.load_state_dict(states[key])
 
     def fire(self, event: str, state: State) -> None:
         """Call every callback that has this event; the first exception gets a note and ends the run."""
@@ -72,6 +88,28 @@ class Dispatch:
                 interrupt = interrupt or error
         if interrupt is not None:
             raise interrupt
+
+
+@contextmanager
+def reported(dispatch: Dispatch, state: State) -> Iterator[None]:
+    """`run_abort` after any exception, Ctrl-C included; `close` always, last."""
+    try:
+        yield
+    except BaseException as error:
+        state.exception = error
+        dispatch.finish("run_abort", state)
+        raise
+    finally:
+        dispatch.finish("close", state)
+
+
+def stateful(callbacks: Iterable[tuple[str, object]]) -> Iterator[tuple[str, Any]]:
+    """The callbacks with a state, by names that those without one do not change."""
+    seen = Counter[str]()
+    for name, callback in callbacks:
+        if hasattr(callback, "state_dict"):
+            seen[name] += 1
+            yield (name if seen[name] == 1 else f"{name}.{seen[name]}"), callback
 
 
 def position_of(impl: pluggy.HookImpl) -> int:

@@ -5,6 +5,7 @@ A callback is an object whose public methods are named for events; each takes ex
 
     everything is attached: paths resolved, shapes measured, signatures checked
                                                                         | run_start
+    if the run goes on from a checkpoint, all of it restored:           | resumed
     for epoch in 1 .. epochs:                                           | epoch_start
         for group in batches of the epoch, `accumulate` at a time:
             state.step += 1; learning rate of this step                 | step_start
@@ -21,14 +22,17 @@ A callback is an object whose public methods are named for events; each takes ex
             if an evaluation is due, or was requested:                  | eval_start
                 for batch of the evaluation data: forward               | eval_batch_end
                                                                         | eval_end
+            if a checkpoint was requested: it is made                   | checkpoint_saving
+                                               or checkpoint_failed     | checkpoint_saved
                                                                         | epoch_end
                                                                         | run_end
     an exception, Ctrl-C included: state.exception                      | run_abort
     always, last                                                        | close
 
-A callback that writes checkpoints announces them, `state.announce("checkpoint_saving")`, then
-`checkpoint_saved` or `checkpoint_failed`. Callbacks are called in the order of the configuration. They observe, or ask:
-`state.request_stop(reason)`, `state.request_eval()`.
+Checkpoints go into `state.store`, which the callback `checkpoint` sets; a callback that makes others announces them,
+`state.announce("checkpoint_saving")`. Callbacks are called in the order of the configuration. They observe, or ask:
+`state.request_stop(reason)`, `state.request_eval()`, `state.request_save()`. One that remembers has `state_dict()` and
+`load_state_dict(state)`, of plain values and tensors, which checkpoints keep; it is given its state before `run_start`.
 """
 
 from __future__ import annotations
@@ -49,6 +53,10 @@ class Events:
     @event
     def run_start(self, state: State) -> None:
         """Everything is attached and checked; no step was made."""
+
+    @event
+    def resumed(self, state: State) -> None:
+        """`state.step` and all else are as they were when the checkpoint was made; comes after `run_start`."""
 
     @event
     def epoch_start(self, state: State) -> None:
@@ -110,7 +118,7 @@ class Events:
 
     @event
     def checkpoint_saving(self, state: State) -> None:
-        """A callback is about to write a checkpoint."""
+        """A checkpoint is about to be written."""
 
     @event
     def checkpoint_saved(self, state: State) -> None:

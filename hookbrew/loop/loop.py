@@ -6,8 +6,8 @@ It knows no loss: the objective gives named sums and counts, and weights over pr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -16,18 +16,22 @@ import torch
 
 from hookbrew import words
 from hookbrew.config import Train
-from hookbrew.errors import CallbackError, NonFiniteError
+from hookbrew.errors import CallbackError
 from hookbrew.loop.batch import Batch, moved
 from hookbrew.loop.data import Feed, groups
 from hookbrew.loop.device import autocast, threads
-from hookbrew.loop.dispatch import Dispatch
+from hookbrew.loop.dispatch import Dispatch, reported
 from hookbrew.loop.evaluation import Evaluation
 from hookbrew.loop.events import EVENTS
 from hookbrew.loop.meter import Meter
 from hookbrew.loop.mixture import Mixture
 from hookbrew.loop.rate import Rate
+from hookbrew.loop.row import require_finite, row
+from hookbrew.loop.saving import Saver
 from hookbrew.loop.state import State
 from hookbrew.loop.step import Step, Trainable
+from hookbrew.loop.update import Update, updating
+from hookbrew.store import Checkpoint
 
 
 @attrs.define(kw_only=True)
@@ -46,6 +50,9 @@ class Loop:
     dispatch: Dispatch = attrs.field(factory=Dispatch)
     folder: Path | None = None
     state: State = attrs.field(init=False)
+    update: Update = attrs.field(init=False)
+    meter: Meter = attrs.field(init=False)
+    saver: Saver = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """The state before the first step."""
@@ -61,6 +68,9 @@ class Loop:
             several=isinstance(self.feed, Mixture),
             announce=self.announce,
         )
+        self.update = updating(self.train, self.optimizer, self.dispatch, self.device)
+        self.meter = Meter([t.name for t in self.objective.terms], self.device, skipping=self.update.skipping)
+        self.saver = Saver(self)
 
     def announce(self, event: str) -> None:
         """Fire an event on behalf of a callback; raises CallbackError for one that does not exist."""
@@ -68,11 +78,12 @@ class Loop:
             raise CallbackError(f"there is no event {event!r} to announce; {words.hint(event, EVENTS)}")
         self.dispatch.fire(event, self.state)
 
-    def run(self) -> State:
+    def run(self, resume: Checkpoint | None = None) -> State:
         """Train to the end, or to a requested stop, and return the last state.
 
-        Hooks, modes and threads are as before afterwards, also after an exception. Raises NonFiniteError
-        for a step that is not finite, and whatever callbacks raise.
+        resume: where an earlier training was; this one goes on from there. Hooks, modes and threads are as before
+        afterwards, also after an exception. Raises NonFiniteError for a step that is not finite, PreemptedError after
+        a signal, and whatever callbacks raise.
         """
         dispatch, state = self.dispatch, self.state
         with ExitStack() as stack:
@@ -82,88 +93,78 @@ class Loop:
             stack.callback(self.optimizer.zero_grad, set_to_none=True)
             with reported(dispatch, state):
                 state.student.train()
+                self.objective.extras.train()
                 self.optimizer.zero_grad(set_to_none=True)
+                if resume is not None:
+                    self.saver.restore(resume)
                 dispatch.fire("run_start", state)
+                if resume is not None:
+                    dispatch.fire("resumed", state)
                 self.epochs(state, dispatch)
+                self.saver()
                 dispatch.fire("run_end", state)
         return state
 
     def epochs(self, state: State, dispatch: Dispatch) -> None:
-        """All epochs, each in its own order."""
+        """All epochs that are left, each in its own order."""
         precise = partial(autocast, self.train.precision, self.device)
         step = Step(
             objective=self.objective,
-            optimizer=self.optimizer,
+            update=self.update,
             dispatch=dispatch,
-            meter=Meter([term.name for term in self.objective.terms], self.device),
+            meter=self.meter,
             prepare=self.prepare,
             autocast=precise,
-            clip=self.train.clip_grad_norm,
+            halve=self.train.out_of_memory == "halve",
         )
-        evaluation = None
+        evaluate: Callable[[State], None] | None = None
         if self.evaluate is not None:
-            evaluation = Evaluation(objective=self.objective, feed=self.evaluate, dispatch=dispatch, autocast=precise)
-        while state.step < state.total_steps and not state.stop_reason:
+            evaluate = Evaluation(objective=self.objective, feed=self.evaluate, dispatch=dispatch, autocast=precise)
+        while state.batches or state.unfinished:
+            self.epoch(state, step, evaluate)
+            if state.batches:
+                break
+
+    def epoch(self, state: State, step: Step, evaluate: Callable[[State], None] | None) -> None:
+        """One epoch, or what is left of it: of a run that goes on nothing may be left but its end."""
+        if not state.batches:
             state.epoch += 1
-            dispatch.fire("epoch_start", state)
-            for group in groups(self.feed.epoch(state.epoch), self.train.accumulate):
-                self.step(state, step, group)
-                if evaluation is not None and self.due(state):
-                    evaluation(state)
-                if state.stop_reason or state.step == state.total_steps:
-                    break
-            if evaluation is not None and self.train.evaluate_every is None and state.last_eval_step != state.step:
-                evaluation(state)
-            dispatch.fire("epoch_end", state)
+            self.dispatch.fire("epoch_start", state)
+        for group in groups(self.feed.epoch(state.epoch, state.batches), self.train.accumulate):
+            if not state.unfinished:
+                break
+            self.step(state, step, group)
+            if evaluate is not None and self.due(state):
+                evaluate(state)
+            self.saver.asked()
+            self.saver.heed()
+        else:
+            state.batches = 0
+        if evaluate is not None and self.train.evaluate_every is None and state.last_eval_step != state.step:
+            evaluate(state)
+        self.dispatch.fire("epoch_end", state)
+        self.saver.asked()
 
     def step(self, state: State, step: Step, group: list[Batch]) -> None:
         """One optimizer update and, if it is due, its row of metrics."""
         state.step += 1
         self.rate.set(state.progress)
-        step.dispatch.fire("step_start", state)
+        self.dispatch.fire("step_start", state)
         step(state, group)
         self.rate.advance()
-        step.dispatch.fire("step_end", state)
+        state.batches += len(group)
+        self.dispatch.fire("step_end", state)
         if state.step in (1, state.total_steps) or state.step % self.train.log_every == 0:
-            state.record = self.record(state, step.meter)
-            step.dispatch.fire("log", state)
-            if not math.isfinite(state.record["loss"] + state.record["grad_norm"]):
-                raise NonFiniteError(f"a loss or gradient was not finite in the steps up to {state.step}")
+            state.record = row(self)
+            self.dispatch.fire("log", state)
+            require_finite(state, self.update.skipping)
             state.record = {}
-
-    def record(self, state: State, meter: Meter) -> dict[str, float]:
-        """The row of metrics: means since the last row, and the numbers in force."""
-        weights = zip(self.objective.terms, self.objective.weights(state.progress), strict=True)
-        return {
-            "step": state.step,
-            "epoch": state.epoch,
-            **meter.row(),
-            **{f"weight/{term.name}": weight for term, weight in weights},
-            **self.objective.varying(state.progress),
-            "lr": float(self.rate.current),
-            **{name: float(rate) for name, rate in self.rate.own.items()},
-        }
 
     def due(self, state: State) -> bool:
         """Whether to evaluate after this step."""
-        every = self.train.evaluate_every
-        return state.eval_requested or (
-            every is not None and (state.step % every == 0 or state.step == state.total_steps)
-        )
+        every, last = self.train.evaluate_every, state.step == state.total_steps
+        return state.eval_requested or (every is not None and (state.step % every == 0 or last))
 
     def prepare(self, state: State, batch: Batch, position: int) -> Batch:
         """The batch, augmented, on the device."""
         return moved(self.augment(batch, state.step, position), self.device)
-
-
-@contextmanager
-def reported(dispatch: Dispatch, state: State) -> Iterator[None]:
-    """`run_abort` after any exception, Ctrl-C included; `close` always, last."""
-    try:
-        yield
-    except BaseException as error:
-        state.exception = error
-        dispatch.finish("run_abort", state)
-        raise
-    finally:
-        dispatch.finish("close", state)

@@ -35,15 +35,17 @@ class Mixture:
         """How many there are in all tasks together."""
         return sum(feed.samples for feed in self._feeds.values())
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of epoch `number`, counted from 1."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `number`, counted from 1; start: how many of them were had before."""
         generator = torch.Generator().manual_seed(mix(self._seed, "tasks", number))
         shares = torch.tensor([*self.shares.values()], dtype=torch.float64)
         drawn = torch.multinomial(shares, len(self), replacement=True, generator=generator).tolist()
         names = [*self._feeds]
         passes = -(-len(self) // min(map(len, self._feeds.values())))
-        streams = {name: repeated(feed, (number - 1) * passes + 1) for name, feed in self._feeds.items()}
-        for position in drawn:
+        had = [names[position] for position in drawn[:start]]
+        first = (number - 1) * passes + 1
+        streams = {name: repeated(feed, first, had.count(name)) for name, feed in self._feeds.items()}
+        for position in drawn[start:]:
             name = names[position]
             yield tagged(next(streams[name]), name)
 
@@ -66,22 +68,24 @@ class Chain:
         """How many there are in all tasks together."""
         return sum(feed.samples for feed in self._feeds.values())
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of epoch `number`, counted from 1."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `number`, counted from 1; start: how many of them were had before."""
         for name, feed in self._feeds.items():
-            for batch in feed.epoch(number):
+            for batch in feed.epoch(number, min(start, len(feed))):
                 yield tagged(batch, name)
+            start -= min(start, len(feed))
 
     def first(self) -> list[Batch]:
         """The first batch of each task."""
         return [tagged(batch, name) for name, feed in self._feeds.items() for batch in feed.first()]
 
 
-def repeated(feed: Feed, number: int) -> Iterator[Batch]:
-    """The batches of epoch `number`, then of those after it, without end."""
+def repeated(feed: Feed, number: int, start: int = 0) -> Iterator[Batch]:
+    """The batches of epoch `number`, then of those after it, without end; start: how many were had before."""
+    number, start = number + start // len(feed), start % len(feed)
     while True:
-        yield from feed.epoch(number)
-        number += 1
+        yield from feed.epoch(number, start)
+        number, start = number + 1, 0
 
 
 def tagged(batch: Batch, task: str) -> Batch:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hookbrew.errors import FolderError
 from hookbrew.objective import TASK
+from hookbrew.store import Store
 
 
 @attrs.define(kw_only=True)
@@ -38,8 +39,12 @@ class State:
     """The optimizer update that is running or was last made, from 1."""
     epoch: int = 0
     """The pass over the data, from 1."""
+    batches: int = 0
+    """Batches of this pass that have been trained on."""
     samples_seen: int = 0
     """Training samples whose gradients were used."""
+    micro_batch_size: int | None = None
+    """Samples of one forward pass, since memory was short; None when batches are whole."""
     stop_reason: str | None = None
 
     batch: dict[str, Any] = attrs.field(factory=dict)
@@ -61,6 +66,13 @@ class State:
     last_eval_step: int | None = None
     exception: BaseException | None = None
     eval_requested: bool = False
+    save_requested: bool = False
+    store: Store | None = None
+    """Where checkpoints go; None if none are made."""
+    kept: set[int] = attrs.field(factory=set)
+    """Steps whose checkpoints stay, whatever the store keeps: the best one's."""
+    interrupted: str | None = None
+    """The signal that asks for an end: a checkpoint is made after this step, and the training can be resumed."""
 
     def see(self, batch: dict[str, Any]) -> None:
         """Take in the batch that is next."""
@@ -74,11 +86,20 @@ class State:
         """Evaluate after this step."""
         self.eval_requested = True
 
+    def request_save(self) -> None:
+        """Make a checkpoint after this step, and its evaluation if one is due."""
+        self.save_requested = True
+
     def require_folder(self, who: str) -> Path:
         """The run folder; raises FolderError for a callback `who` that writes into it when there is none."""
         if self.folder is None:
             raise FolderError(f"callback {who!r} writes into the run folder, and there is none: give one with output=")
         return self.folder
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is another step to make."""
+        return self.step < self.total_steps and not self.stop_reason
 
     @property
     def progress(self) -> float:

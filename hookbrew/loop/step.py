@@ -1,7 +1,9 @@
-"""One optimizer step: forward and backward over its batches, then clip, judge and update."""
+"""One optimizer step: forward and backward over its batches, in parts where memory is short, then the update."""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -10,11 +12,15 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from hookbrew.chance import randomness, restore
 from hookbrew.errors import NonFiniteError
-from hookbrew.loop.batch import Batch, size_of
+from hookbrew.loop.batch import Batch, size_of, split
 from hookbrew.loop.dispatch import Dispatch
-from hookbrew.loop.meter import Meter
+from hookbrew.loop.meter import Meter, Parts
 from hookbrew.loop.state import State
+from hookbrew.loop.update import Update
+
+log = logging.getLogger("hookbrew")
 
 
 class Named(Protocol):
@@ -65,32 +71,65 @@ class Trainable(Protocol):
         """The student's logits for a batch, and its labels or None."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Step:
     """Makes one optimizer update out of a group of batches."""
 
     objective: Trainable
-    optimizer: torch.optim.Optimizer
+    update: Update
     dispatch: Dispatch
     meter: Meter
     prepare: Callable[[State, Batch, int], Batch]
     """Augments a batch and brings it to the device; the number tells the batches of a step apart."""
     autocast: Callable[[], AbstractContextManager[object]]
-    clip: float | None = None
+    halve: bool = False
+    """Whether a forward pass that is out of memory is made again with half the samples, now and from now on."""
 
     def __call__(self, state: State, group: Sequence[Batch]) -> None:
         """Forward, backward and update; raises NonFiniteError before an update that would spoil the weights."""
         batches = [self.prepare(state, batch, position) for position, batch in enumerate(group)]
-        counts = [self.objective.counts(batch, size_of(batch), state.device) for batch in batches]
-        shares = self.shares(state, torch.stack(counts).sum(0))
-        loss = torch.zeros((), device=state.device)
-        for batch, valid in zip(batches, counts, strict=True):
-            loss += self.backward(state, batch, valid, shares)
-        self.update(state, loss)
+        loss, parts = self.spared(state, batches) if self.halve else self.passes(state, batches)
+        try:
+            self.update(state, loss)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error} ({self.diagnosis(parts)}); {advice(state)}") from None
         samples = sum(map(size_of, batches))
         state.samples_seen += samples
         assert state.grad_norm is not None
-        self.meter.step(loss, state.grad_norm, samples)
+        self.meter.step(parts, loss, state.grad_norm, samples)
+
+    def spared(self, state: State, batches: Sequence[Batch]) -> tuple[Tensor, Parts]:
+        """All passes, of fewer samples each when memory is short: the gradient is the same, but for rounding.
+
+        What a failed pass drew is drawn again. Raises torch.OutOfMemoryError where one sample is too many.
+        """
+        while True:
+            before = randomness(state.device)
+            try:
+                return self.passes(state, [part for batch in batches for part in split(batch, state.micro_batch_size)])
+            except torch.OutOfMemoryError as error:
+                largest = min(state.micro_batch_size or math.inf, max(map(size_of, batches)))
+                if largest == 1:
+                    error.add_note("out of memory with one sample in a forward pass: the model itself is too large")
+                    raise
+                state.micro_batch_size = math.ceil(largest / 2)
+                log.warning("step %d: out of memory; %d samples a pass now", state.step, state.micro_batch_size)
+            # the traceback of the error held the tensors, until here
+            self.update.optimizer.zero_grad(set_to_none=True)
+            if state.device.type == "cuda":
+                torch.cuda.empty_cache()
+            restore(before, state.device)
+
+    def passes(self, state: State, batches: Sequence[Batch]) -> tuple[Tensor, Parts]:
+        """Forward and backward over all batches: the loss of the step, and what it is made of."""
+        counts = [self.objective.counts(batch, size_of(batch), state.device) for batch in batches]
+        shares = self.shares(state, torch.stack(counts).sum(0))
+        loss, parts = torch.zeros((), device=state.device), Parts()
+        for batch, valid in zip(batches, counts, strict=True):
+            part, sums = self.backward(state, batch, valid, shares)
+            loss += part
+            parts.append((sums, valid))
+        return loss, parts
 
     def shares(self, state: State, totals: Tensor) -> Tensor:
         """What each term's sum is multiplied with, (terms,): its weight by the valid elements of the whole step."""
@@ -98,8 +137,8 @@ class Step:
         weights = self.objective.weights(state.progress)
         return torch.stack([weight / total for weight, total in zip(weights, totals.clamp(min=1), strict=True)])
 
-    def backward(self, state: State, batch: Batch, counts: Tensor, shares: Tensor) -> Tensor:
-        """Add the gradients of one batch; returns its share of the step's loss, detached."""
+    def backward(self, state: State, batch: Batch, counts: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the gradients of one batch; returns its share of the step's loss, and the sums, detached."""
         state.see(batch)
         self.dispatch.fire("batch_ready", state)
         with self.autocast():
@@ -109,40 +148,17 @@ class Step:
             sums = self.objective.sums(batch, counts, state.progress)
         state.loss = (sums * shares).sum()
         self.dispatch.fire("loss_end", state)
-        state.loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        self.update.scaler.scale(state.loss).backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.dispatch.fire("backward_end", state)
-        self.meter.add(sums, counts)
-        return state.loss.detach()
+        return state.loss.detach(), sums.detach()
 
-    def update(self, state: State, loss: Tensor) -> None:
-        """Clip all trained gradients together, then step, unless one of them is not finite."""
-        trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        state.grad_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # over the ranks of FSDP2
-        if self.clip is not None:
-            nn.utils.clip_grads_with_norm_(trained, self.clip, state.grad_norm)
-        self.dispatch.fire("grads_ready", state)
-        bad = ~(torch.isfinite(state.grad_norm) & torch.isfinite(loss))
-        if self.deferred(state):
-            # the fused kernel skips the update by itself, and the row that is due next tells: no sync here
-            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # read by torch's fused optimizers
-            self.optimizer.step()
-            del self.optimizer.found_inf  # type: ignore[attr-defined]  # the user's own steps would obey it too
-        elif bad:
-            raise NonFiniteError(self.diagnosis(state))
-        else:
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.dispatch.fire("optimizer_end", state)
+    def diagnosis(self, parts: Parts) -> str:
+        """The mean of each loss in this step, in words."""
+        sums, counts = (torch.stack(each).sum(0) for each in zip(*parts, strict=True))
+        means = (sums / counts.clamp(min=1)).tolist()
+        return ", ".join(f"loss/{term.name} {mean:.4g}" for term, mean in zip(self.objective.terms, means, strict=True))
 
-    def deferred(self, state: State) -> bool:
-        """Whether a step that is not finite can be skipped without asking the device."""
-        return state.device.type == "cuda" and bool(self.optimizer.defaults.get("fused"))
 
-    def diagnosis(self, state: State) -> str:
-        """Which loss is not finite, in a sentence."""
-        parts = ", ".join(f"{k} {v:.4g}" for k, v in self.meter.row().items() if k.startswith("loss/"))
-        return (
-            f"step {state.step}: a loss or gradient is not finite ({parts}); the student keeps its weights of step "
-            f"{state.step - 1}. A smaller lr, clip_grad_norm or fp32 often helps"
-        )
+def advice(state: State) -> str:
+    """What is left, and what often helps."""
+    return f"the student keeps its weights of step {state.step - 1}. A smaller lr, clip_grad_norm or fp32 often helps"

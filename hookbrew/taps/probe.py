@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from hookbrew.chance import kept_random
 from hookbrew.errors import SelectorError
-from hookbrew.modes import kept, kept_random
+from hookbrew.modes import kept
 from hookbrew.taps.attention import ATTENTION
 from hookbrew.taps.functions import MULTIHEAD, SDPA, SOFTMAX, weighed
 from hookbrew.taps.pick import PREFERRED, fields, pick, shape

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from hookbrew.loop import State
 
 Facts = dict[str, Any]
-LENT = ("student", "teacher", "announce", "folder", "device", "record", "metrics", "exception")
+LENT = ("student", "teacher", "announce", "folder", "device", "record", "metrics", "exception", "store", "batches")
 """Fields of the state that are written down in another way, or not at all."""
-ASKED = ("stop_reason", "eval_requested", "last_eval_step")
+ASKED = ("stop_reason", "eval_requested", "save_requested", "last_eval_step")
 """Fields that a request of a callback changes."""
 PASSING = {
     "batch": ("batch_ready", "forward_end", "loss_end", "backward_end", "eval_batch_end"),

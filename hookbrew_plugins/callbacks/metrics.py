@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TextIO
 
@@ -12,6 +15,8 @@ from hookbrew.errors import FolderError
 from hookbrew.loop import State, finite
 from hookbrew.plugin import options
 from hookbrew_plugins.callbacks.inside import inside
+
+log = logging.getLogger("hookbrew")
 
 
 @options
@@ -32,12 +37,30 @@ class Writer:
 
     _file: str
     _stream: TextIO | None = None
+    _size: int = 0
+    """Bytes of the file when the checkpoint was made that the run goes on from."""
 
     def run_start(self, state: State) -> None:
-        """Open the file."""
+        """Open the file, and cut off the rows of steps that are about to be made again."""
         path = state.require_folder("metrics") / self._file
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = path.open("a", buffering=1, encoding="utf-8")
+        there = self._stream.tell()
+        if there < self._size:
+            log.warning("%s has %d bytes and had %d at step %d: rows are lost", path, there, self._size, state.step)
+        self._stream.truncate(min(there, self._size))
+
+    def state_dict(self) -> dict[str, int]:
+        """How long the file is; what it holds is on the disk then."""
+        if self._stream is None:
+            return {"bytes": 0}
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        return {"bytes": self._stream.tell()}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """How long it was."""
+        self._size = state["bytes"]
 
     def log(self, state: State) -> None:
         """A row of the training."""

@@ -123,8 +123,7 @@ def test_defaults(migrate, tmp_path):
     done = migrate({"kd_loss_type": "mse", "ckpt_frequency": 2})
     made = structured(tmp_path, done.stdout)
     assert [(loss.type, loss.options.temperature, loss.weight.base) for loss in made.losses] == [("kd_mse", 4.0, 1.0)]
-    assert [callback.type for callback in made.callbacks] == ["checkpoint"]
-    assert "ckpt_frequency, ckpt_epoch_frequency: a checkpoint at the end of each epoch here." in done.stdout
+    assert [(callback.type, callback.options.per_epoch) for callback in made.callbacks] == [("checkpoint", 2)]
     assert "[[losses]]" not in migrate({"kd_loss_weight": 0}).stdout
 
 

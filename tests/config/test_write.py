@@ -169,6 +169,8 @@ def test_every_default_is_said_and_nothing_that_is_none(structured, good):
         "epochs = 3",
         "accumulate = 1",
         'precision = "auto"',
+        'nonfinite = "stop"',
+        'out_of_memory = "stop"',
         'device = "auto"',
         "stop_teacher = true",
         "log_every = 10",

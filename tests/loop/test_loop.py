@@ -9,7 +9,7 @@ import torch
 import hookbrew as hb
 from hookbrew.errors import CallbackError, ConfigError, NonFiniteError
 from hookbrew.loop import EVENTS
-from hookbrew.loop.step import Step
+from hookbrew.loop.update import Update
 
 KD = (hb.loss("kd_ce"),)
 
@@ -352,7 +352,7 @@ def test_an_event_that_does_not_exist_is_not_announced(fit, batches):
 
 def test_a_step_that_is_skipped_on_the_device_is_told_and_leaves_the_optimizer(fit, tagger, batches, monkeypatch):
     """The way of a GPU, which the fused AdamW of the CPU can go too."""
-    monkeypatch.setattr(Step, "deferred", lambda self, state: True)
+    monkeypatch.setattr(Update, "deferred", lambda self, state: True)
     student, kept = tagger(8), {}
 
     class Spoil:

@@ -6,6 +6,12 @@ import textwrap
 import pytest
 from click.testing import CliRunner
 
+import hookbrew_plugins
+from hookbrew.errors import PreemptedError
+from hookbrew.plugin import catalogue
+from hookbrew.run import resume, run
+from tests.run import striking
+
 MODULE = '''
 import torch
 from torch import nn
@@ -89,6 +95,42 @@ type = "tensorboard"
 """
 
 
+DROPPING = '''
+
+class Dropping(Net):
+    """Draws random numbers in each forward pass, and keeps running means."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm1d(8), nn.Dropout(0.3)
+
+    def forward(self, input_ids, attention_mask=None):
+        hidden = self.embed(input_ids)
+        for layer in self.layers:
+            hidden = hidden + torch.tanh(layer(self.drop(hidden)))
+        mask = attention_mask[..., None]
+        return self.head(self.norm((hidden * mask).sum(1) / mask.sum(1)))
+
+
+class Noisy(list):
+    """Samples that are drawn anew each time, by every generator there is."""
+
+    def __getitem__(self, index):
+        sample = dict(super().__getitem__(index))
+        draws = [torch.randint(20, ()), torch.tensor(random.randrange(20)), torch.tensor(np.random.randint(20))]
+        sample["input_ids"] = torch.cat([sample["input_ids"], torch.stack(draws)])
+        sample["attention_mask"] = torch.ones_like(sample["input_ids"])
+        return sample
+
+
+def noisy():
+    return Noisy(samples())
+'''
+
+BASE = ["student.factory=toyland:Dropping", "data.train.factory=toyland:noisy", "train.log_every=2"]
+STRIKES = "{ type = 'strike', at = %s }, { type = 'remember' }, { type = 'checkpoint', every = %d }"
+
+
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """The folder, as the working directory, with toy.toml; modules imported from it are forgotten afterwards."""
@@ -120,3 +162,42 @@ def hookbrew():
         return CliRunner().invoke(main, [*arguments], prog_name="hookbrew")
 
     return call
+
+
+@pytest.fixture
+def known():
+    """The standard pack, and the plugin that strikes."""
+    return catalogue(discover=False, plugins=[hookbrew_plugins, striking])
+
+
+@pytest.fixture
+def folder(toy):
+    """The folder of toy.toml, whose student drops, and whose samples draw."""
+    text = (toy / "toyland.py").read_text()
+    (toy / "toyland.py").write_text(
+        text.replace("import torch\n", "import random\nimport numpy as np\nimport torch\n", 1) + DROPPING
+    )
+    return toy
+
+
+@pytest.fixture
+def train(folder, known):
+    """train("name", [steps at which it is struck], *sets): the folder of a run that is done."""
+
+    def make(name, at=(), *sets, every=100, base=BASE):
+        callbacks = f"callbacks=[{STRIKES % (list(at), every)}]"
+        output = folder / f"runs/{name}"
+        sets = [*base, *sets, callbacks, f"output=runs/{name}"]
+        for place in range(len(at) + 1):
+            try:
+                if place == 0:
+                    run("toy.toml", sets, catalogue=known, quiet=True)
+                else:
+                    resume(output, catalogue=known, quiet=True, require="exact")
+            except PreemptedError:
+                assert place < len(at)
+            else:
+                assert place == len(at)
+        return output
+
+    return make

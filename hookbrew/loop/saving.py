@@ -1,0 +1,80 @@
+"""When a checkpoint is made, and what happens when it cannot be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from hookbrew.errors import CheckpointError, PreemptedError
+from hookbrew.loop.snapshot import Resumable, restored, taken
+from hookbrew.store import Checkpoint, Store
+
+log = logging.getLogger("hookbrew")
+MOST = 3
+"""So many failures in a row end the training: what it does would be lost."""
+
+
+@attrs.define
+class Saver:
+    """Makes checkpoints of a training that has a store."""
+
+    loop: Resumable
+    facts: Mapping[str, Any] = attrs.field(factory=dict)
+    """What else the manifest says: what has to be the same for a resume to be exact."""
+    saved: int | None = None
+    """The step of the last one."""
+    failures: int = 0
+    """How many in a row could not be written."""
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Bring the training to where the checkpoint was made."""
+        restored(self.loop, checkpoint)
+        self.saved = self.loop.state.step
+
+    def heed(self) -> None:
+        """End the training if a signal asked for it, after a checkpoint; raises PreemptedError."""
+        state = self.loop.state
+        if state.interrupted is not None and state.unfinished:
+            self(must=True)
+            raise PreemptedError(f"{state.interrupted} came; stopped after step {state.step} of {state.total_steps}")
+
+    def asked(self) -> None:
+        """Make one if a callback asked for it; raises CheckpointError for the third in a row that fails."""
+        if self.loop.state.save_requested:
+            self(must=self.failures + 1 == MOST)
+
+    def __call__(self, *, must: bool = False) -> None:
+        """Make one of this step, if there is a store and none was made yet.
+
+        One that cannot be written is tried once more with all older ones but the newest gone; then the training goes
+        on with a warning, or if it must be written, the failure is raised (CheckpointError).
+        """
+        state = self.loop.state
+        state.save_requested = False
+        if state.store is None or self.saved == state.step:
+            return
+        self.loop.dispatch.fire("checkpoint_saving", state)
+        files, counters = taken(self.loop)
+        try:
+            self.write(state.store, files, {**counters, "exact": dict(self.facts)})
+        except CheckpointError as error:
+            self.failures += 1
+            self.loop.dispatch.fire("checkpoint_failed", state)
+            if must:
+                raise
+            log.warning("%s; the training goes on, and older ones stand", error)
+            return
+        self.saved, self.failures = state.step, 0
+        state.store.prune(state.kept)
+        self.loop.dispatch.fire("checkpoint_saved", state)
+
+    def write(self, store: Store, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
+        """Write one; where there is no space, older ones make it."""
+        try:
+            store.write(self.loop.state.step, files, facts)
+        except CheckpointError:
+            attrs.evolve(store, keep_last=1, keep_every=None).prune(self.loop.state.kept)
+            store.write(self.loop.state.step, files, facts)

@@ -1,0 +1,138 @@
+"""A file becomes the checked experiments of its stages, with the callbacks that every run has; the levels of `check`:
+
+1 names     every table and name is known, plugins are there                  no torch
+2 options   named components are loaded, their options checked
+3 build     models and data are made, every selector resolved, shapes compared on one batch
+4 step      one forward and backward: every loss is finite and reaches the student
+
+Here are 1 and 2.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from hookbrew.config import (
+    Component,
+    Document,
+    Experiment,
+    check_names,
+    staged,
+    structure,
+    write,
+    write_stages,
+)
+from hookbrew.errors import ConfigError, Problem
+from hookbrew.plugin import Catalogue
+
+log = logging.getLogger("hookbrew")
+STANDARD = ("metrics", "progress", "weights", "checkpoint")
+"""Callbacks that every run has, named or not; naming one gives it options."""
+
+
+def resolved(document: Document, catalogue: Catalogue) -> Experiment:
+    """Levels 1 and 2 of a file as it is; what `extends` or -s replaced whole is told as a warning of the log."""
+    check_names(document, catalogue)
+    for note in document.dropped:
+        log.warning("note: %s", note)
+    return structure(document, catalogue)
+
+
+def experiment(document: Document, catalogue: Catalogue, *, quiet: bool = False) -> Experiment:
+    """Levels 1 and 2: the checked experiment, with the callbacks that every run has.
+
+    quiet leaves the progress display out. Raises ConfigError with all that is wrong.
+    """
+    made = resolved(document, catalogue)
+    if quiet:
+        made = attrs.evolve(made, callbacks=[c for c in made.callbacks if c.type != "progress"])
+    require_read(made)
+    given = [component.type for component in made.callbacks]
+    wanted = [name for name in STANDARD if name not in given and not (quiet and name == "progress")]
+    if any(part.data.evaluate is not None for part in made.parts.values()) and "evaluate" not in given:
+        wanted.insert(0, "evaluate")
+    added = [Component(type=name, options=catalogue.load("callbacks", name)()) for name in wanted]
+    # evaluate fills in the numbers that the others show, so it comes first wherever it was named
+    ordered = sorted([*made.callbacks, *added], key=lambda component: component.type != "evaluate")
+    return attrs.evolve(made, callbacks=ordered)
+
+
+def place(task: str) -> str:
+    """Where the tables of a task stand in a configuration."""
+    return f"tasks.{task}." if task else ""
+
+
+def require_read(experiment: Experiment) -> None:
+    """Raise ConfigError for keys that nothing would read."""
+    problems = list[Problem]()
+    for task, part in experiment.parts.items():
+        at, data = place(task), part.data
+        if data.collate is not None and data.pad:
+            message = "data.collate makes the batches, and pads them itself; leave one of them out"
+            problems.append(Problem(f"{at}data.pad", message))
+        if data.evaluate is None and data.evaluate_batch_size:
+            problems.append(Problem(f"{at}data.evaluate_batch_size", f"there is no {at}data.evaluate"))
+    if all(part.data.evaluate is None for part in experiment.parts.values()):
+        unread = {"train.evaluate_every": experiment.train.evaluate_every}
+        named = {f"callbacks[{i}]": c.type == "evaluate" for i, c in enumerate(experiment.callbacks)}
+        problems += [Problem(path, "there is no data.evaluate") for path, given in (unread | named).items() if given]
+    if problems:
+        raise ConfigError(problems)
+
+
+@contextmanager
+def placed(document: Document) -> Iterator[None]:
+    """Mistakes that show up late are reported with their place in the file, like all others; and with their stage."""
+    try:
+        yield
+    except Exception as error:
+        if document.stage:
+            error.add_note(f"raised in stage {document.stage!r}")
+        if not isinstance(error, ConfigError):
+            raise
+        made = ConfigError([attrs.evolve(p, place=p.place or document.locate(p.path)) for p in error.problems])
+        for note in error.__notes__ if hasattr(error, "__notes__") else ():
+            made.add_note(note)
+        raise made from error
+
+
+@attrs.frozen
+class Stage:
+    """A document with its experiment, checked; the only one of a run that has no `[[stages]]`."""
+
+    name: str
+    document: Document
+    experiment: Experiment
+
+
+def planned(document: Document, catalogue: Catalogue, *, quiet: bool = False) -> list[Stage]:
+    """Levels 1 and 2 of all stages; raises ConfigError with all that is wrong with the first that is."""
+    plan = []
+    for name, part in staged(document).items():
+        with placed(part):
+            plan.append(Stage(name, part, experiment(part, catalogue, quiet=quiet)))
+            require_place(plan)
+    return plan
+
+
+def require_place(plan: Sequence[Stage]) -> None:
+    """Raise ConfigError for a stage that is on another device than the first: all are made before that is trained."""
+    first, last = (stage.experiment.train.device for stage in (plan[0], plan[-1]))
+    if first != last:
+        raise ConfigError([Problem("train.device", f"all stages are on one device, and the first is on {first!r}")])
+
+
+def root(plan: Sequence[Stage]) -> Path:
+    """The folder of the whole run."""
+    first = plan[0].experiment.output
+    return first.parent if plan[0].name else first
+
+
+def written(plan: Sequence[Stage]) -> str:
+    """The configuration with every default explicit."""
+    return write_stages({s.name: s.experiment for s in plan}) if plan[0].name else write(plan[0].experiment)
