@@ -56,6 +56,8 @@ MATCHES: Final = {
     "attention_ce_mean": "scores",
 }
 """The match losses with a counterpart, and which tensors those take."""
+MATCH: Final = ("layer_T", "layer_S", "feature", "loss", "weight", "proj")
+"""The keys of an intermediate match."""
 
 HEAD: Final = """\
 # Made out of {files} by `hookbrew migrate textbrewer`.
@@ -125,7 +127,7 @@ def loaded(path: Path) -> dict[str, Any]:
 
 def logits(made: Migration, given: Mapping[str, Any]) -> None:
     """The losses between the logits, and the one on labels."""
-    if given["kd_loss_weight"]:
+    if weighed(given, "kd_loss_weight"):
         kind = {"ce": "kd_ce", "mse": "kd_mse"}.get(given["kd_loss_type"])
         if kind is None:
             raise ConfigError([Problem("kd_loss_type", f"{given['kd_loss_type']!r} is none; one of: ce, mse")])
@@ -134,7 +136,7 @@ def logits(made: Migration, given: Mapping[str, Any]) -> None:
         made.losses[-1] |= {"probability_shift": True} if given["probability_shift"] else {}
         made.losses[-1]["weight"] = weight(made, given, "kd_loss_weight")
         made.notes.append("t_squared = false: TextBrewer does not multiply by T^2; true keeps the gradient's size.")
-    if given["hard_label_weight"]:
+    if weighed(given, "hard_label_weight"):
         made.losses.append({"type": "ce", "weight": weight(made, given, "hard_label_weight")})
     if given["is_caching_logits"]:
         made.notes.append("is_caching_logits: there is no cache of teacher outputs yet.")
@@ -154,6 +156,11 @@ def dynamic(made: Migration, scheduler: Any) -> dict[str, Any]:
     return {"dynamic": name, **named}
 
 
+def weighed(given: Mapping[str, Any], key: str) -> bool:
+    """Whether a loss ever counts: under a schedule it does, even with a weight of 0, which the schedule replaces."""
+    return bool(given[key]) or str(given[f"{key}_scheduler"]) != "none"
+
+
 def weight(made: Migration, given: Mapping[str, Any], key: str) -> Any:
     """A number, or a schedule; TextBrewer's schedules take the place of the weight."""
     scheduler = given[f"{key}_scheduler"]
@@ -170,6 +177,9 @@ def weight(made: Migration, given: Mapping[str, Any], key: str) -> Any:
 def intermediate(made: Migration, index: int, match: Mapping[str, Any]) -> None:
     """One of the intermediate matches: numbers of layers become aliases."""
     place, loss = f"intermediate_matches[{index}]", match.get("loss")
+    if unknown := [key for key in match if key not in MATCH]:
+        said = f"TextBrewer has no such key; {hint(unknown[0], MATCH)}"
+        raise ConfigError([Problem(f"{place}.{unknown[0]}", said)])
     tensors = MATCHES.get(str(loss))
     ours, theirs = match.get("layer_S"), match.get("layer_T")
     if tensors is None:
@@ -179,7 +189,7 @@ def intermediate(made: Migration, index: int, match: Mapping[str, Any]) -> None:
         wanted = "two pairs of numbers" if tensors == "flow" else "two numbers"
         made.notes.append(f"{place}: layers {ours} and {theirs} of {loss!r} are not {wanted}.")
         return
-    if (tensors in ("hidden", "flow")) != (match.get("feature") == "hidden"):
+    if match.get("feature") != ("hidden" if tensors in ("hidden", "flow") else "attention"):
         made.notes.append(f"{place}: {loss!r} on feature {match.get('feature')!r} has no counterpart.")
         return
     table: dict[str, Any] = {"type": loss, "student": selector(tensors, ours), "teacher": selector(tensors, theirs)}

@@ -15,7 +15,8 @@ from hookbrew_plugins.augments.orders import Order
 Batch = dict[str, Tensor]
 
 FOLLOW = {"labels": -100, "token_type_ids": 0, "special_tokens_mask": 1}
-"""Keys that follow the tokens when they are integers shaped as the ids, and what stands where there is no token."""
+"""Keys that follow the tokens when they are integers shaped as the ids, and what stands where there is no token;
+so do labels of several classes, (B, L, C): soft ones with zeros."""
 STAY = ("position_ids",)
 """Keys that are shaped as the ids and say nothing about a token."""
 
@@ -109,6 +110,8 @@ class Rearranging:
                         "'follow', with what fills places without a token, if it goes with its tokens, or in 'stay'"
                     )
                 found[key] = FOLLOW[key]
+            elif key == "labels" and tensor.dim() == 3 and tensor.shape[:2] == ids.shape:
+                found[key] = 0 if tensor.is_floating_point() else FOLLOW[key]  # a soft label of zeros is none
         return found
 
     def sources(self, there: Tensor, free: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

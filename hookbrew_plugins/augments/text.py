@@ -40,7 +40,7 @@ class Moving(Text):
 
     follow: dict[str, int] = attrs.field(factory=dict)
     """Keys with a value for each token, which goes with it, and what fills a place without one: {tags = -100}.
-    Integer labels of tokens, token_type_ids and special_tokens_mask follow by themselves."""
+    Labels of tokens, integers or soft, token_type_ids and special_tokens_mask follow by themselves."""
     stay: tuple[str, ...] = ()
     """Keys shaped as the ids that are not of their tokens, as labels of another text are."""
 

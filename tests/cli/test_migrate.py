@@ -31,6 +31,7 @@ DISTILLATION = {
         {"layer_T": -1, "layer_S": -1, "feature": "attention", "loss": "attention_ce", "weight": 1},
         {"layer_T": -1, "layer_S": -1, "feature": "attention", "loss": "attention_mse", "weight": 1},
         {"layer_T": 1, "layer_S": 1, "feature": "hidden", "loss": "attention_mse", "weight": 1},
+        {"layer_T": 1, "layer_S": 1, "feature": "values", "loss": "attention_mse", "weight": 1},
     ],
 }
 TRAINING = {
@@ -112,6 +113,7 @@ def test_what_differs_is_said(migrate):
         "intermediate_matches[2]: layers [0, 1] and [0, 1] of 'cos' are not two numbers.",
         "intermediate_matches[3]: 'attention_ce' takes scores; your adaptor may have given probabilities.",
         "intermediate_matches[5]: 'attention_mse' on feature 'hidden' has no counterpart.",
+        "intermediate_matches[6]: 'attention_mse' on feature 'values' has no counterpart.",
         "log_dir: tensorboard writes into the run folder, tb/.",
         'fp16: apex is gone; train.precision = "auto" is bf16 on a GPU that has it.',
         "data_parallel: DataParallel is refused; give the student as DistributedDataParallel from Python.",
@@ -127,10 +129,23 @@ def test_defaults(migrate, tmp_path):
     assert "[[losses]]" not in migrate({"kd_loss_weight": 0}).stdout
 
 
+@pytest.mark.parametrize(("key", "kind"), [("hard_label_weight", "ce"), ("kd_loss_weight", "kd_ce")])
+def test_a_schedule_counts_although_its_weight_is_0(migrate, tmp_path, key, kind):
+    """0 is the default weight of the hard loss, so its schedule alone is what people write."""
+    done = migrate({"kd_loss_weight": 0, key: 0, f"{key}_scheduler": "linear_growth"})
+    (loss,) = structured(tmp_path, done.stdout).losses
+    assert (loss.type, loss.weight.base, loss.weight.schedule.type) == (kind, 1.0, "linear_growth")
+    assert f"{key} = 0: linear_growth replaces it there: base is 1; here they multiply." in done.stdout
+
+
 @pytest.mark.parametrize(
     ("table", "problem"),
     [
         ({"temprature": 8}, "0.json: temprature: TextBrewer has no such key; did you mean 'temperature'?"),
+        (
+            {"intermediate_matches": [{"loss": "cos", "wieght": 2}]},
+            "intermediate_matches[0].wieght: TextBrewer has no such key; did you mean 'weight'?",
+        ),
         ({"kd_loss_type": "kl"}, "kd_loss_type: 'kl' is none; one of: ce, mse"),
         ("[]", "0.json: expected an object, got list"),
         ("{", "0.json: this is no JSON file that can be read: Expecting property name"),

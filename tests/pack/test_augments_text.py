@@ -127,6 +127,19 @@ def test_more_keys_can_follow_of_any_type_and_width():
     assert not result["valid"][gone].any()
 
 
+@pytest.mark.parametrize(("dtype", "empty"), [(torch.float32, 0), (torch.long, -100)])
+def test_labels_of_several_classes_follow_their_tokens(dtype, empty):
+    batch = padded() | {"labels": (padded()["input_ids"].unsqueeze(-1) * torch.tensor([1, 2])).to(dtype)}
+    result = Deleting(pad=PAD, p=0.5).build()(batch, torch.Generator().manual_seed(1))
+    there = result["attention_mask"].bool()
+    gone = batch["attention_mask"].bool() & ~there
+    assert gone.any()
+    assert torch.equal(result["labels"][there][:, 0], result["input_ids"][there].to(dtype))
+    assert (result["labels"][gone] == empty).all()
+    stays = Deleting(pad=PAD, p=0.5, stay=("labels",)).build()
+    assert stays(batch, torch.Generator())["labels"] is batch["labels"]
+
+
 def test_labels_of_another_text_stay_when_told_and_soft_ones_of_samples_always():
     batch = padded()
     assert (
