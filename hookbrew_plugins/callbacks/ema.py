@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import attrs
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hookbrew.errors import CallbackError
 from hookbrew.loop import State
 from hookbrew.plugin import options
-from hookbrew.taps import unwrap
+from hookbrew.taps import resharded, unwrap
 
 LENT = "evaluations and the end see the average in place of the student's own weights"
 
@@ -52,6 +52,7 @@ class Average:
     _decay: float
     _warmup: bool
     _evaluate: bool
+    _student: nn.Module | None = None
     _parameters: dict[str, nn.Parameter] = attrs.field(factory=dict)
     """By name, those that several modules share once."""
     _average: dict[str, Tensor] = attrs.field(factory=dict)
@@ -64,7 +65,9 @@ class Average:
 
     def run_start(self, state: State) -> None:
         """Begin with the student as it is, or where a resumed run was; raises CallbackError for another's average."""
-        named = unwrap(state.student).named_parameters()
+        self._student = unwrap(state.student)
+        resharded(self._student)  # what FSDP2 has gathered is not what the optimizer moves
+        named = self._student.named_parameters()
         self._parameters = {name: p for name, p in named if p.is_floating_point() or p.is_complex()}
         source: Mapping[str, Tensor] = self._average if self._loaded else self._parameters
         require_same(source, self._parameters)
@@ -127,7 +130,7 @@ class Average:
 
     def close(self, state: State) -> None:
         """Let the student go."""
-        self._parameters = {}
+        self._student, self._parameters = None, {}
 
     def state_dict(self) -> dict[str, Any]:
         """The average by the names of the parameters."""
@@ -141,7 +144,7 @@ class Average:
         """Put the average into the student."""
         if self._own is None:
             self._own = [p.detach().clone() for p in self._parameters.values()]  # kept first: an interrupt may come
-            self._write(list(self._average.values()))
+            self._write(self._average.values())
 
     def _lift(self) -> None:
         """Put the student's own weights back."""
@@ -149,9 +152,12 @@ class Average:
             self._write(self._own)
             self._own = None
 
-    def _write(self, values: list[Tensor]) -> None:
+    def _write(self, values: Iterable[Tensor]) -> None:
+        assert self._student is not None
+        resharded(self._student)  # the next forward would see what FSDP2 gathered for the last one
         with torch.no_grad():
-            torch._foreach_copy_(list(self._parameters.values()), values)
+            for parameter, value in zip(self._parameters.values(), values, strict=True):
+                parameter.copy_(value)
 
 
 def require_same(average: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
