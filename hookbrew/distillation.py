@@ -32,6 +32,9 @@ from hookbrew.plugin import Catalogue
 from hookbrew.progress import Schedule
 from hookbrew.request import Request, Task
 
+EVALUATED = ("evaluate", "early_stop", "best")
+"""Callbacks that would do nothing without an evaluation."""
+
 
 @attrs.define(kw_only=True)
 class Fitting:
@@ -257,7 +260,7 @@ def require_evaluation(fitting: Fitting) -> None:
     if fitting.evaluate is None:
         given = {
             "evaluate_every": fitting.train.evaluate_every is not None,
-            "callback 'evaluate'": "evaluate" in [name for name, _ in fitting.callbacks],
+            **{f"callback {name!r}": True for name, _ in fitting.callbacks if name in EVALUATED},
         }
         problems = [
             Problem(what, "there is no evaluation data: give it with evaluate=", "fit") for what in given if given[what]

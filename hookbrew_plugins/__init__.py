@@ -90,9 +90,13 @@ def hookbrew_register_augments(register: Register) -> None:
 
 @hookimpl
 def hookbrew_register_callbacks(register: Register) -> None:
-    """Observers of a run."""
+    """Observers of a run, and what moves with it beside the training."""
+    register("best", "hookbrew_plugins.callbacks.best:Best")
     register("checkpoint", "hookbrew_plugins.callbacks.checkpoint:Checkpoint")
+    register("early_stop", "hookbrew_plugins.callbacks.early_stop:EarlyStop")
+    register("ema", "hookbrew_plugins.callbacks.ema:EMA")
     register("evaluate", "hookbrew_plugins.callbacks.evaluate:Evaluate")
+    register("freeze", "hookbrew_plugins.callbacks.freeze:Freeze")
     register("metrics", "hookbrew_plugins.callbacks.metrics:Metrics")
     register("progress", "hookbrew_plugins.callbacks.progress:Progress")
     register("tensorboard", "hookbrew_plugins.callbacks.tensorboard:Tensorboard")

@@ -1,6 +1,7 @@
 """A module path becomes a tensor: selectors, forward hooks, and the tree of what can be tapped."""
 
 from hookbrew.taps.layout import Block, Layout, Spot, Stack, discover
+from hookbrew.taps.modules import modules
 from hookbrew.taps.parse import parse
 from hookbrew.taps.render import as_json, render
 from hookbrew.taps.resolve import unwrap
@@ -21,6 +22,7 @@ __all__ = [
     "as_json",
     "discover",
     "gathered",
+    "modules",
     "outline",
     "parse",
     "render",

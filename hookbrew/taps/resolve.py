@@ -37,15 +37,23 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def resolve(model: nn.Module, selector: Selector) -> Found:
-    """The modules of an unwrapped model that a selector names, in the model's own order; at least one.
+def matched(model: nn.Module, selector: Selector) -> Found:
+    """The modules of an unwrapped model at a selector's path, each alternative of its braces after the other.
 
-    Each alternative of a brace has to match something, so that no part of a selector is dead.
-    SelectorError says where the path stopped and what is near; it refuses modules that are never called.
+    Each has to match something, so that no part of a selector is dead.
     """
     found: Found = {}
     for path in itertools.product(*map(alternatives, selector.path)):
         found |= Walk(model, selector).down(path)
+    return found
+
+
+def resolve(model: nn.Module, selector: Selector) -> Found:
+    """The modules of an unwrapped model that a selector names, in the model's own order; at least one.
+
+    SelectorError says where the path stopped and what is near; it refuses modules that are never called.
+    """
+    found = matched(model, selector)
     for name, module in found.items():
         callable_or_fail(selector, name, module)
         if selector.port in ATTENTION:

@@ -16,6 +16,7 @@ PACK = catalogue(discover=False, plugins=[hookbrew_plugins])
 NEEDED = {
     "crd": {"samples": 12},
     "deleting": {"pad": 0},
+    "freeze": {"modules": ["0"]},
     "masking": {"mask_token": 29},
     "n_gram_sampling": {"pad": 0},
 }
@@ -104,6 +105,10 @@ VARIANTS = [
     ("augments", "long_disorder", {"p": 0.9, "length": 4.0}, set()),
     ("augments", "n_gram_sampling", {"l_ng": (2,), "p_ng": (1.0,)}, set()),
     ("augments", "short_disorder", {"p": (0.0, 0.3, 0.3, 0.2, 0.2)}, set()),
+    ("callbacks", "best", {"goal": "lowest", "folder": "kept/lowest"}, set()),
+    ("callbacks", "early_stop", {"patience": 1, "min_delta": 0.1, "metric": "accuracy"}, set()),
+    ("callbacks", "ema", {"decay": 0.0, "warmup": False, "evaluate": False}, set()),
+    ("callbacks", "freeze", {"modules": ["{0,1}"], "until": 4, "after": 0.2}, set()),
 ]
 """More options: kind, name, options, and exactly the properties that they give up."""
 
@@ -129,10 +134,14 @@ def test_variants_pass(kind, name, options, lost):
     assert set(kit(kind).failures(made)) == lost
 
 
-@pytest.mark.parametrize("name", PACK.names("losses"))
-def test_no_exemption_is_stale(name):
-    made = PACK.load("losses", name)(**NEEDED.get(name, {}))
-    for check in testing.check_loss.checks(made):
+STOPPING = {"early_stop": {"patience": 1, "min_delta": 1.0}}
+"""Options with which a callback does what it is exempt for."""
+
+
+@pytest.mark.parametrize(("kind", "name"), [entry for entry in entries() if entry[0] in ("losses", "callbacks")])
+def test_no_exemption_is_stale(kind, name):
+    made = PACK.load(kind, name)(**{**NEEDED.get(name, {}), **STOPPING.get(name, {})})
+    for check in kit(kind).checks(made):
         if check.exempt:
             with pytest.raises(AssertionError, match=f"fails {check.name}: "):
                 check()

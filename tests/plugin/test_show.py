@@ -109,6 +109,8 @@ def test_a_name_of_two_kinds_is_shown_twice():
     assert [one["kind"] for one in json.loads(show("linear", "--json"))] == ["schedule", "projection"]
 
 
+FILLED = {"list of string": ["a"]}
+"""Values of required options by their type, where 1 will not do."""
 HEADERS = {"losses", "lr_schedule", "augments", "callbacks"}
 
 
@@ -123,7 +125,7 @@ def test_the_block_can_be_pasted(kind, name):
     table = tree[header]
     table = table[0] if isinstance(table, list) else table
     table = table["projection"] if kind == "projections" else table
-    required = {option["name"]: 1 for option in described["options"] if option["required"]}
+    required = {option["name"]: FILLED.get(option["type"], 1) for option in described["options"] if option["required"]}
     if kind == "losses":
         options = structure_loss({**table, **required}, PACK).options
     else:
