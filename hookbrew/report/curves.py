@@ -13,13 +13,15 @@ GROUPS = ("Losses", "Evaluation", "Learning rate, weights and options", "Gradien
 CHOSEN = GROUPS[2]
 """The numbers that were chosen, not measured: one that never moves needs no plot."""
 
+LATE = {"lr": 0, "weight": 2}
+"""Within their group rates come before, and weights after, what a schedule moves besides."""
 FALLING = frozenset(
     {
-        *("loss", "error", "calibration_error", "ece", "perplexity", "ppl", "mse", "mae", "rmse", "kl", "nll"),
+        *("loss", "error", "ece", "perplexity", "ppl", "mse", "mae", "rmse", "kl", "nll"),
         *("brier", "wer", "cer", "distance", "seconds", "latency"),
     }
 )
-"""Last parts of names whose best number is the lowest; of an evaluation's other numbers it is the highest."""
+"""Words in the last part of a name whose best number is the lowest; of another evaluation it is the highest."""
 UNITS = {"samples_per_second": "samples / s", "grad_norm": "norm", "lr": "learning rate"}
 """What stands at the vertical axis, by the first part of a name; else the last part of the name."""
 
@@ -92,7 +94,7 @@ def grouped(names: Iterable[str]) -> dict[str, list[str]]:
     listed = list(names)
     weighted = {name.removeprefix("weight/") for name in listed if name.startswith("weight/")}
     found: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for name in sorted(listed, key=lambda name: (name.partition("/")[0] == "weight", 0)):
+    for name in sorted(listed, key=lambda name: LATE.get(name.partition("/")[0], 1)):
         found[group(name, weighted)].append(name)
     return {group: names for group, names in found.items() if names}
 
@@ -113,7 +115,7 @@ def falls(name: str) -> bool | None:
     first, _, rest = name.partition("/")
     if first == "loss":
         return True
-    return name.rpartition("/")[2] in FALLING if first == "eval" and rest else None
+    return not FALLING.isdisjoint(rest.rpartition("/")[2].split("_")) if first == "eval" and rest else None
 
 
 def best(name: str, curve: Curve) -> tuple[int, float] | None:

@@ -30,6 +30,8 @@ STAND_INS = {INK: "var(--ink)", FAINT: "var(--line)"} | {f"#fe01{i:02x}": f"var(
 SIZE = (4.6, 2.5)
 LETTER = 0.017
 """The width of a letter of a stage's name, as a share of the plot's."""
+FAR = 1e100
+"""Matplotlib cannot lay out an axis that goes much further; what lies beyond is drawn here."""
 DOTTED = 60
 """Up to so many points, each has a dot."""
 WIDE = 50
@@ -150,7 +152,7 @@ def line(axes: Axes, run: int, curve: Curve) -> None:
     colour, pattern = f"#fe01{run % COLOURS:02x}", dashes(run)
     for piece in curve.pieces:
         steps = [step for step, _ in piece]
-        values = [float("nan") if value is None else value for _, value in piece]
+        values = [float("nan") if value is None else min(max(value, -FAR), FAR) for _, value in piece]
         (made,) = axes.plot(steps, values, color=colour, linestyle=pattern)
         there = [value is not None for _, value in piece]
         alone = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ import attrs
 from hookbrew import words
 from hookbrew.errors import FolderError
 from hookbrew.folder import STATUS
-from hookbrew.report.rows import Rows, load
+from hookbrew.report.rows import Rows, is_step, load
 from hookbrew.report.weights import Weights, weighed
 
 
@@ -27,6 +26,8 @@ class Part:
     """'' of a run without stages."""
     folder: Path
     status: Mapping[str, Any]
+    metrics: Path
+    """The file of the rows."""
     rows: Rows
     final: Weights | None
     images: tuple[Path, ...]
@@ -35,7 +36,7 @@ class Part:
     def steps(self) -> int:
         """The optimizer updates that were made, as far as the folder says."""
         step = self.status.get("step")
-        return max(step if type(step) is int else 0, self.rows.last)
+        return max(step if is_step(step) else 0, self.rows.last)
 
 
 @attrs.frozen
@@ -139,11 +140,13 @@ def trained(folder: Path, tree: Mapping[str, Any], status: Mapping[str, Any]) ->
 
 def part(folder: Path, name: str, tree: Mapping[str, Any], status: Mapping[str, Any]) -> Part:
     """What one training left behind, in the files that its callbacks were told to write."""
+    metrics = folder / told(tree, "metrics", "file", "metrics.jsonl")
     return Part(
         name=name,
         folder=folder,
         status=status,
-        rows=load(folder / told(tree, "metrics", "file", "metrics.jsonl")),
+        metrics=metrics,
+        rows=load(metrics),
         final=weighed(folder / told(tree, "weights", "folder", "final")),
         images=pictures(folder / "images"),
     )
@@ -201,5 +204,5 @@ def moment(text: object) -> datetime | None:
 
 def written(parts: Sequence[Part]) -> datetime | None:
     """When a number was last written."""
-    stamps = [os.stat(path).st_mtime for part in parts if (path := part.folder / "metrics.jsonl").is_file()]
+    stamps = [part.metrics.stat().st_mtime for part in parts if part.metrics.is_file()]
     return datetime.fromtimestamp(max(stamps), UTC) if stamps else None

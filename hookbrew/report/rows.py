@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 
@@ -50,11 +50,11 @@ class Rows:
 
 
 def load(path: Path) -> Rows:
-    """Read a file; one that is not there has no rows."""
+    """Read a file; one that is not there, or cannot be read, has no rows."""
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:
             return parse(lines)
-    except FileNotFoundError:
+    except OSError:
         return Rows()
 
 
@@ -81,7 +81,12 @@ def parsed(line: str) -> Mapping[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     step = row.get("step") if isinstance(row, dict) else None
-    return row if type(step) is int and step >= 0 else None
+    return row if is_step(step) else None
+
+
+def is_step(value: object) -> TypeGuard[int]:
+    """Whether it can be a number of steps: an integer that a float holds exactly."""
+    return type(value) is int and 0 <= value < 2**53
 
 
 def is_number(value: object) -> bool:

@@ -171,7 +171,7 @@ def test_the_configuration(made, land):
     assert table.keys() == {"output", "losses[1].weight", "optimizer.lr"}
     assert table["losses[1].weight"] == ["0.5", "2.0"]
     assert table["optimizer.lr"] == ["0.01", "0.03"]
-    assert len(page.named("details")) == 2
+    assert page.named("details") == [{"open": None}, {}, {}]
     assert len(made("toy").tables) == 1
 
 
