@@ -67,7 +67,8 @@ def parse(lines: Iterable[str]) -> Rows:
         if row is None:
             unread += bool(line.strip())
             continue
-        while rows and rows[-1]["step"] > row["step"]:
+        back = bool(rows) and rows[-1]["step"] > row["step"]
+        while back and rows and rows[-1]["step"] >= row["step"]:
             rows.pop()
             repeated += 1
         rows.append(row)

@@ -293,11 +293,12 @@ def test_steps_that_were_made_again(fake, report, parse):
     """After a kill at step 5 a run goes on from its checkpoint at 3: what it did then counts."""
     first = [{"step": step, "loss": float(step)} for step in range(1, 6)]
     again = [{"step": step, "loss": 10.0 * step} for step in (4, 5, 6)]
-    folder = fake("a", [*first, '{"step": 6, "lo', *again])
+    folder = fake("a", [*first, '{"step": 6, "lo\n', *again])
     assert report(folder).exit_code == 0
     page = parse(folder / "report.html")
     assert page.results()["a"]["last loss"] == "60"
     assert "Left out: 1 line" in page.text
+    assert "Left out: 2 rows of steps that were made again after a resume." in page.text
 
 
 def test_rows_of_any_kind(fake, report, parse):
