@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from hookbrew import factory, folder, plugin, words
 from hookbrew.chance import kept_random
 from hookbrew.config import (
+    EVALUATED,
     Component,
     Loss,
     Train,
@@ -31,9 +32,6 @@ from hookbrew.objective import TASK, Objective, Tasks, Teachers
 from hookbrew.plugin import Catalogue
 from hookbrew.progress import Schedule
 from hookbrew.request import Request, Task
-
-EVALUATED = ("evaluate", "early_stop", "best")
-"""Callbacks that would do nothing without an evaluation."""
 
 
 @attrs.define(kw_only=True)

@@ -1,7 +1,7 @@
 """The run folder: what a run leaves on disk, and how earlier runs stay safe.
 
 config.toml     the file as it was given            resolved.toml   every default explicit; it reproduces the run
-env.json        versions, plugins, command line     metrics.jsonl, tb/, checkpoints/, final/   of callbacks
+env.json        versions, plugins, command, start   metrics.jsonl, tb/, checkpoints/, final/   of callbacks
 status.json     running | done | preempted | stopped | failed, with step and reason
 """
 
@@ -114,5 +114,6 @@ def environment(plugins: Mapping[str, str]) -> str:
         "packages": packages,
         "plugins": dict(plugins),
         "argv": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return json.dumps(facts, indent=2) + "\n"

@@ -23,10 +23,23 @@ from hookbrew.config.structure import (
     structure_merge,
     structure_train,
 )
-from hookbrew.config.tree import Component, Data, Experiment, Factory, Loss, Merge, Optimizer, Task, Train, Weight
+from hookbrew.config.tree import (
+    EVALUATED,
+    Component,
+    Data,
+    Experiment,
+    Factory,
+    Loss,
+    Merge,
+    Optimizer,
+    Task,
+    Train,
+    Weight,
+)
 from hookbrew.config.write import write
 
 __all__ = [
+    "EVALUATED",
     "Component",
     "Data",
     "Document",

@@ -23,6 +23,9 @@ COMPONENTS = {
 }
 """The fields below that hold components, and of which kind."""
 
+EVALUATED = ("evaluate", "early_stop", "best")
+"""Callbacks that would do nothing without an evaluation."""
+
 
 @attrs.frozen(kw_only=True)
 class Factory:

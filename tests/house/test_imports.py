@@ -16,6 +16,7 @@ ORDER = [
     ("plugin",),
     ("chance",),
     ("modes", "progress", "folder", "store", "migrate"),
+    ("report",),
     ("taps",),
     ("objective", "size"),
     ("loop",),
@@ -35,7 +36,7 @@ ORDER = [
 """The rows of the design: each imports from the rows above it, and from itself only inside a package."""
 
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
-LAZY = ["hookbrew", "hookbrew.config", "hookbrew.plugin", "hookbrew.cli", "hookbrew_plugins"]
+LAZY = ["hookbrew", "hookbrew.config", "hookbrew.plugin", "hookbrew.cli", "hookbrew.report", "hookbrew_plugins"]
 
 
 def imports(path):
