@@ -69,6 +69,7 @@ class Task:
     """The selector of this task's logits: `heads.trec`."""
     causal: bool | None = None
     classes: int | Literal["tokens"] | None = None
+    aligned: bool = False
     index: str = "index"
 
     @property
