@@ -68,7 +68,8 @@ class Distillation:
         """teacher: a model, several by name, or None.
 
         tasks: in place of teacher and losses, several by name; each batch is then of one.
-        data: how a task reads its data: merge, fields, labels, mask, logits, causal, classes, index; see `hb.Task`.
+        data: how a task reads its data: merge, fields, labels, mask, logits, causal, classes, aligned, index;
+        see `hb.Task`.
         """
         self.student = student
         self._catalogue = catalogue or plugin.catalogue()

@@ -22,10 +22,18 @@ class Request:
 
 
 def loss(type: str, **table: Any) -> Request:
-    """A `[[losses]]` table: student, teacher, projection, weight, mask, labels, name, optimizer, and the loss's own."""
+    """A `[[losses]]` table: student, teacher, projection, weight, mask, labels, name, optimizer, and the loss's own.
+
+    The weight and any number of the loss may be `hb.schedule(...)`, with the `base` that it multiplies.
+    """
     if callable(table.get("projection")):
         table["projection"] = projecting(type, table["projection"])
-    return Request("losses", {"type": type, **table})
+    return Request("losses", {"type": type, **{key: tabled(value) for key, value in table.items()}})
+
+
+def tabled(value: Any) -> Any:
+    """A schedule as the table that a file has in its place; anything else as it is."""
+    return dict(value.table) if isinstance(value, Request) and value.kind == "schedules" else value
 
 
 def projecting(type: str, function: Any) -> Component:
@@ -48,7 +56,7 @@ def augment(type: str, **options: Any) -> Request:
 
 
 def schedule(type: str, **options: Any) -> Request:
-    """A schedule by name, for `fit(lr_schedule=...)`."""
+    """A schedule by name, for `fit(lr_schedule=...)`; for a loss's weight or number also with its `base`."""
     return Request("schedules", {"type": type, **options})
 
 
@@ -69,6 +77,7 @@ class Task:
     """The selector of this task's logits: `heads.trec`."""
     causal: bool | None = None
     classes: int | Literal["tokens"] | None = None
+    aligned: bool = False
     index: str = "index"
 
     @property

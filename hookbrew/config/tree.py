@@ -140,6 +140,9 @@ class Data:
     classes: int | Literal["tokens"] | None = attrs.field(default=None, validator=countable)
     """How many of the logits are classes: the rest is padding of a vocabulary. "tokens": each token is one, as in
     where a span begins, and padding is none."""
+    aligned: bool = False
+    """Where batches have parts for teacher and student: whether position i is the same token for both, though they
+    differ; without it, losses that compare positions refuse such texts."""
     index: str = "index"
     """The key of the batch that holds the number of each sample, for losses that remember samples; made if missing."""
 

@@ -34,6 +34,8 @@ class Names:
     """Whether logits at a position are of the token after it; None refuses to guess for a model that looks like it."""
     classes: int | Literal["tokens"] | None = None
     """How many of the logits are classes, the rest being padding; or each token is one, as where a span starts."""
+    aligned: bool = False
+    """Whether position i is the same token for student and teacher, where they have tokens of their own."""
     index: str = "index"
 
     @property

@@ -15,6 +15,7 @@ from hookbrew.objective.inputs import Names, called
 from hookbrew.objective.projection import projected
 from hookbrew.objective.source import Source, collected
 from hookbrew.objective.term import Term, listed
+from hookbrew.objective.tokens import require_aligned
 
 SAME = ("logits", "hidden")
 """Kinds of tensors that a loss compares element by element: their shapes must be equal."""
@@ -60,6 +61,7 @@ def paired(
 ) -> Term:
     """One term, with its projection built to the measured sizes; sides: the student's tensor, the teachers' by name."""
     student, teachers = sides
+    require_aligned(source, student, teachers, batch, names)
     cuts = {name: cut(source, tensor, names) for name, tensor in teachers.items()}
     projection = projected(source, cut(source, student, names), next(iter(cuts.values()), None))
     if isinstance(source.function, nn.Module):
@@ -92,6 +94,7 @@ def flowing(source: Source, student: Any, teachers: Mapping[str, Any], batch: Ma
                 f"loss {source.table.type!r} compares two layers of each side, and the {called(side)} names {many}; "
                 'write two, as in ["hidden[0]", "hidden[-1]"]'
             )
+    require_aligned(source, student[0], {name: tensors[0] for name, tensors in teachers.items()}, batch, names)
     theirs = next(iter(teachers.values()), None)
     if isinstance(source.function, nn.Module):
         source.function.to(student[0].device)

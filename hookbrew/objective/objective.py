@@ -26,6 +26,7 @@ from hookbrew.objective.ranks import join
 from hookbrew.objective.source import collected, sourced
 from hookbrew.objective.teachers import called, joined, labelled, require_order, require_use
 from hookbrew.objective.term import Term, learned
+from hookbrew.objective.tokens import require_doubled
 from hookbrew.objective.view import View
 from hookbrew.taps import resharded, synced, tether
 
@@ -102,6 +103,7 @@ class Objective:
         Weights, modes and random states stay as they are. Raises ConfigError, DataError.
         """
         self._inputs.settle(self.models, batch)
+        require_doubled(batch, self.names, self._at)
         with evaluating(self.student, self.teacher):
             self._view.settle(partial(self._inputs.of, batch=batch))
             self._view.stop(allowed=stop)
@@ -150,8 +152,7 @@ class Objective:
 
     @property
     def stops(self) -> dict[str, str]:
-        """The path of the module at which forwards of a teacher end, by its name, of those that end before their
-        output."""
+        """The path at which forwards of a teacher end, by its name, of those that end before their output."""
         return self._view.last
 
     @property

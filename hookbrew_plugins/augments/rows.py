@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -14,9 +15,9 @@ from hookbrew_plugins.augments.orders import Order
 
 Batch = dict[str, Tensor]
 
-FOLLOW = {"labels": -100, "token_type_ids": 0, "special_tokens_mask": 1}
-"""Keys that follow the tokens when they are integers shaped as the ids, and what stands where there is no token;
-so do labels of several classes, (B, L, C): soft ones with zeros."""
+FOLLOW = {"token_type_ids": 0, "special_tokens_mask": 1}
+"""Keys that follow the tokens when they are integers shaped as the ids, and what stands where there is no token.
+Labels are none of them: those of a whole text, (B, C), may have as many classes as there are tokens."""
 STAY = ("position_ids",)
 """Keys that are shaped as the ids and say nothing about a token."""
 
@@ -100,6 +101,8 @@ class Rearranging:
                 )
         settled = {self.keys.ids, self.keys.mask, *self.follow, *self.stay, *STAY}
         found = dict(self.follow)
+        if "labels" not in settled:
+            self.require_told(batch.get("labels"), ids)
         for key, tensor in batch.items():
             if key in settled or not isinstance(tensor, Tensor):
                 continue
@@ -110,9 +113,22 @@ class Rearranging:
                         "'follow', with what fills places without a token, if it goes with its tokens, or in 'stay'"
                     )
                 found[key] = FOLLOW[key]
-            elif key == "labels" and tensor.dim() == 3 and tensor.shape[:2] == ids.shape:
-                found[key] = 0 if tensor.is_floating_point() else FOLLOW[key]  # a soft label of zeros is none
         return found
+
+    def require_told(self, labels: Any, ids: Tensor) -> None:
+        """Raise DataError for labels that may be of tokens, or of texts with as many classes: nobody said which.
+
+        Soft ones (B, C) are of texts.
+        """
+        if not isinstance(labels, Tensor) or labels.shape[:2] != ids.shape or labels.dim() > 3:
+            return
+        soft = labels.is_floating_point()
+        if labels.dim() == 3 or not soft:
+            none = 0 if soft else -100
+            raise DataError(
+                f"{self.keys.name}: 'labels' is {tuple(labels.shape)}, and the ids are {tuple(ids.shape)}; write "
+                f'follow = {{ labels = {none} }} if each is of its token, or stay = ["labels"] if they are of the text'
+            )
 
     def sources(self, there: Tensor, free: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """For each place the one that its token comes from, long (B, L), and whether its token is gone, bool (B, L)."""

@@ -40,9 +40,10 @@ class Moving(Text):
 
     follow: dict[str, int] = attrs.field(factory=dict)
     """Keys with a value for each token, which goes with it, and what fills a place without one: {tags = -100}.
-    Labels of tokens, integers or soft, token_type_ids and special_tokens_mask follow by themselves."""
+    Labels of tokens are named here: {labels = -100}, soft ones with 0. token_type_ids and special_tokens_mask follow by
+    themselves."""
     stay: tuple[str, ...] = ()
-    """Keys shaped as the ids that are not of their tokens, as labels of another text are."""
+    """Keys shaped as the ids that are not of their tokens, as labels of another text are, or of as many classes."""
 
     def moving(self, name: str, order: Order, **more: Any) -> Augment:
         """The augmentation, by an order of the tokens that are not kept."""

@@ -19,7 +19,8 @@ class Dist:
     """T^2 (beta (1 - r over classes) + gamma (1 - r over positions)), r Pearson's correlation (Huang et al. 2022).
 
     Over the classes of each valid position, and over all valid positions of the batch for each class. Softmax at T.
-    A larger batch, without accumulation, makes the second more exact.
+    A larger batch, without accumulation, makes the second more exact. A correlation has no scale of its own, but the
+    softmax in it has one, which `standardize` takes from each row.
     """
 
     takes: ClassVar[str] = "logits"
@@ -33,6 +34,8 @@ class Dist:
     """T: divides the logits of both; higher is softer."""
     t_squared: bool = True
     """Multiply by T^2, as the authors do; false keeps the size of the gradient whatever T is."""
+    standardize: bool = False
+    """Give the logits of each row mean 0 and deviation 1 before T divides them (Sun et al. 2024)."""
     beta: float = at_least(0.0, 1.0)
     """The weight of the correlation over the classes of a position."""
     gamma: float = at_least(0.0, 1.0)
@@ -42,8 +45,8 @@ class Dist:
 
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask."""
-        common = partial(dist, temperature=self.temperature, t_squared=self.t_squared, epsilon=self.epsilon)
-        return partial(common, beta=self.beta, gamma=self.gamma)
+        common = partial(dist, temperature=self.temperature, t_squared=self.t_squared, standardize=self.standardize)
+        return partial(common, beta=self.beta, gamma=self.gamma, epsilon=self.epsilon)
 
 
 def dist(
@@ -55,12 +58,14 @@ def dist(
     gamma: float = 1.0,
     temperature: float = 1.0,
     t_squared: bool = True,
+    standardize: bool = False,
     epsilon: float = 1e-8,
 ) -> Tensor:
     """T^2 (beta mean_n (1 - r(q_n., p_n.)) + gamma mean_c (1 - r(q_.c, p_.c))), a scalar.
 
     q, p: (N, C), the softmax at T of student and teacher at the N valid positions. r: Pearson's correlation.
     student, teacher: logits (B, C) or (B, L, C); the teacher receives no gradient. mask: bool (B,) or (B, L).
+    standardize: see `standardized`.
     A class that is -inf on both sides of a position is no part of its row. Rows and columns that are constant on
     one side have r = 0 and no gradient; a row that is on both agrees; a column that is on both is not counted.
     Huang et al. 2022, Knowledge Distillation from A Stronger Teacher; the authors add 1e-8 to the product of
@@ -68,7 +73,7 @@ def dist(
 
     Raises ObjectiveError when the shapes do not fit.
     """
-    student, teacher = tempered(student, teacher, mask, temperature)
+    student, teacher = tempered(student, teacher, mask, temperature, standardize)
     known = ~(torch.isneginf(student) & torch.isneginf(teacher)).flatten(0, -2)
     q, p = (torch.softmax(logits, dim=-1).flatten(0, -2) for logits in (student, teacher))
     valid = torch.ones_like(known[:, 0]) if mask is None else mask.flatten()

@@ -66,12 +66,15 @@ class NKD:
     """T: divides the logits of the classes other than the label; higher is softer."""
     t_squared: bool = True
     """Multiply the part of the other classes by T^2, so that its gradient keeps its size whatever T is."""
+    standardize: bool = False
+    """Give the logits of each row mean 0 and deviation 1 before T divides them (Sun et al. 2024)."""
     gamma: float = at_least(0.0, 1.5)
     """The weight of the classes other than the label."""
 
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher, labels and mask."""
-        return partial(nkd, temperature=self.temperature, t_squared=self.t_squared, gamma=self.gamma)
+        common = partial(nkd, temperature=self.temperature, t_squared=self.t_squared, standardize=self.standardize)
+        return partial(common, gamma=self.gamma)
 
 
 def dkd(
@@ -111,18 +114,19 @@ def nkd(
     gamma: float = 1.5,
     temperature: float = 1.0,
     t_squared: bool = True,
+    standardize: bool = False,
 ) -> Tensor:
     """-p_y log q_y - gamma T^2 sum_{c != y} r^t_c log r^s_c, mean over valid positions with a label, a scalar.
 
     p_y, q_y at temperature 1; r^t, r^s the softmax at temperature T of teacher and student without the class y.
     student, teacher: logits (B, C) or (B, L, C); the teacher receives no gradient. labels: long (B,) or (B, L), -100
-    where there is none. mask: bool, as labels. Yang et al. 2023, From Knowledge Distillation to Self-Knowledge
-    Distillation, NKD.
+    where there is none. mask: bool, as labels. standardize: see `standardized`. Yang et al. 2023, From Knowledge
+    Distillation to Self-Knowledge Distillation, NKD.
 
     Raises ObjectiveError when the shapes do not fit or the labels are no integers.
     """
     valid = labelled(student, labels, mask)
-    student, teacher = tempered(student, teacher, valid)
+    student, teacher = tempered(student, teacher, valid, 1.0, standardize)
     gold = labels.masked_fill(~valid, 0).long()
     target = soft_entropy(at(log_soft(teacher), gold), at(log_soft(student), gold))
     ours, theirs = (log_soft(others(logits, gold) / temperature) for logits in (student, teacher))

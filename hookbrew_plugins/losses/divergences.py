@@ -131,10 +131,12 @@ class TVD:
 
     temperature: float = positive(1.0)
     """T: divides the logits of both; higher is softer."""
+    standardize: bool = False
+    """Give the logits of each row mean 0 and deviation 1 before T divides them (Sun et al. 2024)."""
 
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask."""
-        return partial(tvd, temperature=self.temperature)
+        return partial(tvd, temperature=self.temperature, standardize=self.standardize)
 
 
 def kl(
@@ -236,15 +238,23 @@ def srkl(
     return reduced(divergence(log_q, mixed(log_q, log_p, skew)), mask, temperature, t_squared)
 
 
-def tvd(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+def tvd(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    standardize: bool = False,
+) -> Tensor:
     """T / 2 sum_c |p_c - q_c|, mean over valid positions, a scalar, at T = 1 from 0 to 1.
 
     student, teacher: logits (B, C) or (B, L, C); the teacher receives no gradient. mask: bool (B,) or (B, L).
+    standardize: see `standardized`.
     Wen et al. 2023, f-Divergence Minimization for Sequence-Level Knowledge Distillation.
 
     Raises ObjectiveError when the shapes do not fit.
     """
-    log_q, log_p = softened(student, teacher, mask, temperature)
+    log_q, log_p = softened(student, teacher, mask, temperature, standardize)
     return reduced(0.5 * (log_p.exp() - log_q.exp()).abs().sum(dim=-1) * temperature, mask, 1.0, False)
 
 

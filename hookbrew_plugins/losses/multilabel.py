@@ -42,6 +42,7 @@ class KDBCE:
     """Binary cross-entropy of each class with the teacher's, T^2 times the mean over classes and valid positions.
 
     `kd_ce` for classes that do not exclude each other: its value at agreement is the teacher's entropy, not 0.
+    There is no `standardize`: it takes away the offset of a row, which no softmax reads, and every sigmoid does.
     """
 
     takes: ClassVar[str] = "logits"

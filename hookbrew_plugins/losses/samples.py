@@ -129,12 +129,19 @@ def pkt(student: Tensor, teacher: Tensor, mask: Tensor | None = None, *, epsilon
 
 
 def rows(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples as vectors, (B, F) of each side in float32 or wider, and which of them are there, (B,)."""
+    """Samples as vectors, (B, F) of each side in float32 or wider, and which of them are there, (B,).
+
+    Raises ObjectiveError when the shapes do not fit.
+    """
     require_rows(student, "features")
     if student.dim() != teacher.dim() or len(student) != len(teacher):
         raise ObjectiveError(f"samples differ: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}")
-    for side in (student, teacher):
-        require_mask(side, mask)
+    require_mask(student, mask)
+    if mask is not None and student.shape[:-1] != teacher.shape[:-1]:
+        raise ObjectiveError(
+            f"numbers of tokens differ, and one mask cannot be of both: student {tuple(student.shape)}, "
+            f"teacher {tuple(teacher.shape)}; compare pooled tensors, one row for each sample"
+        )
     ours, theirs = (blanked(widened(side), mask).flatten(1) for side in (student, teacher.detach()))
     if mask is None:
         return ours, theirs, torch.ones(len(student), dtype=torch.bool, device=student.device)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from hookbrew.plugin import at_least, options, positive
+from hookbrew.plugin import at_least, options
+from hookbrew_plugins.losses.divergences import Softened
 from hookbrew_plugins.losses.soften import divergence, log_sum, reduced, softened
 
 
 @options
-class TopKTail:
+class TopKTail(Softened):
     """T^2 KL over the k classes that the teacher finds likeliest and one bucket for all others.
 
     Mean over valid positions. The bucket has the mass that each side leaves to the others. Without it the k
@@ -26,14 +26,10 @@ class TopKTail:
 
     k: int = at_least(1, 64)
     """How many of the teacher's classes keep a probability of their own."""
-    temperature: float = positive(1.0)
-    """T: divides the logits of both; higher is softer."""
-    t_squared: bool = True
-    """Multiply by T^2, so that the gradient keeps its size whatever T is."""
 
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask."""
-        return partial(topk_tail, k=self.k, temperature=self.temperature, t_squared=self.t_squared)
+        return self.softly(topk_tail, k=self.k)
 
 
 def topk_tail(
@@ -44,16 +40,18 @@ def topk_tail(
     k: int = 64,
     temperature: float = 1.0,
     t_squared: bool = True,
+    standardize: bool = False,
 ) -> Tensor:
     """T^2 (sum_{c in K} p_c log(p_c / q_c) + p_R log(p_R / q_R)), mean over valid positions, a scalar.
 
     K: the k classes of the highest p, R: all others together, p_R = sum_{c not in K} p_c, q_R as p_R.
     student, teacher: logits (B, C) or (B, L, C); the teacher receives no gradient. mask: bool (B,) or (B, L).
+    standardize: see `standardized`.
     The divergence of a coarser partition: Cover and Thomas, Elements of Information Theory, section 2.7.
 
     Raises ObjectiveError when the shapes do not fit.
     """
-    log_q, log_p = softened(student, teacher, mask, temperature)
+    log_q, log_p = softened(student, teacher, mask, temperature, standardize)
     kept = log_p.topk(min(k, log_p.shape[-1]), dim=-1).indices
     return reduced(divergence(bucketed(log_p, kept), bucketed(log_q, kept)), mask, temperature, t_squared)
 

@@ -29,6 +29,42 @@ def kl(student, teacher, temperature):
     return float((p * (p.log() - q.log())).sum(-1).mean() * temperature**2)
 
 
+@pytest.mark.parametrize("rest", [{}, {"base": 3.0}, {"base": 0.3, "end": 0.5}])
+def test_a_schedule_of_python_is_its_table(pack, rest):
+    """For the weight and for a number of the loss alike, with a base and without."""
+    made, table = hb.schedule("cosine", **rest), {"type": "cosine", **rest}
+    found = structure_loss(hb.loss("kl", weight=made, temperature=made).table, pack)
+    assert found == structure_loss(hb.loss("kl", weight=table, temperature=table).table, pack)
+    assert found.weight.base == rest.get("base", 1.0)
+    assert found.varying["temperature"].base == rest.get("base", 4.0)
+    assert found.weight.schedule.type == found.varying["temperature"].schedule.type == "cosine"
+
+
+def test_what_is_no_schedule_of_a_number(pack):
+    mistakes = {
+        "loss 'kl': weight: expected a number or a table, got a Request": {"weight": hb.loss("ce")},
+        "loss 'kl': weight.bsae: unknown key; did you mean 'base'?": {"weight": hb.schedule("cosine", bsae=2)},
+        "loss 'kl': temperature.type: no schedule called 'cosin'; did you mean 'cosine'?": {
+            "temperature": hb.schedule("cosin")
+        },
+        "loss 'kl': projection.type: no projection called 'cosine'; 'cosine' is a schedule": {
+            "projection": hb.schedule("cosine")
+        },
+    }
+    for expected, table in mistakes.items():
+        assert message(lambda table=table: structure_loss(hb.loss("kl", **table).table, pack)) == expected
+
+
+def test_schedules_of_python_move_a_run(tagger, batches, pack):
+    (batch,) = batches([4, 2, 3])
+    falling = hb.schedule("linear_decay", base=8)
+    table = hb.loss("kl", weight=hb.schedule("linear_decay"), temperature=falling)
+    run, rows = hb.Distillation(tagger(12), tagger(8), [table], catalogue=pack), Rows()
+    run.fit([batch], steps=2, log_every=1, callbacks=[rows])
+    assert [row["temperature/kl"] for row in rows.rows] == [8.0, 4.0]
+    assert run.objective.weights(0.5) == [0.5]
+
+
 class Rows:
     """Keeps every row of metrics."""
 

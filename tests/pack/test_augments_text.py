@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,12 +17,15 @@ CLS, SEP, PAD = 1, 2, 0
 ROWS = [[1, 11, 12, 13, 14, 2, 15, 16, 17, 2], [1, 21, 22, 23, 2], [1, 31, 2], [1, 2], [], [41, 42]]
 """Texts, pairs of texts, one without a word, nothing but padding, and one without special tokens."""
 
+TOLD = {"keep": (CLS, SEP), "follow": {"labels": -100}}
 MADE = [
-    (Deleting(pad=PAD, p=0.5, keep=(CLS, SEP)), "deleting", {"p": 0.5}),
-    (NGramSampling(pad=PAD, keep=(CLS, SEP)), "n_gram_sampling", {}),
-    (ShortDisorder(p=(0.2, 0.2, 0.2, 0.2, 0.2), keep=(CLS, SEP)), "short_disorder", {"p": [0.2] * 5}),
-    (LongDisorder(p=0.5, length=4, keep=(CLS, SEP)), "long_disorder", {"p": 0.5, "length": 4}),
+    (Deleting(pad=PAD, p=0.5, **TOLD), "deleting", {"p": 0.5}),
+    (NGramSampling(pad=PAD, **TOLD), "n_gram_sampling", {}),
+    (ShortDisorder(p=(0.2, 0.2, 0.2, 0.2, 0.2), **TOLD), "short_disorder", {"p": [0.2] * 5}),
+    (LongDisorder(p=0.5, length=4, **TOLD), "long_disorder", {"p": 0.5, "length": 4}),
 ]
+SILENT = [attrs.evolve(made, follow={}) for made, _, _ in MADE]
+"""The same where nobody says what labels are of."""
 
 
 def padded(rows=ROWS, length=12, *, left=False):
@@ -69,26 +73,26 @@ def test_each_row_is_what_the_list_version_makes_of_its_words(made, name, option
         assert result[key].dtype == whole[key].dtype
 
 
-@pytest.mark.parametrize(("made", "name", "options"), MADE)
-def test_what_is_not_of_tokens_is_passed_on(made, name, options):
+@pytest.mark.parametrize("made", SILENT)
+def test_what_is_not_of_tokens_is_passed_on(made):
     batch = padded() | {"texts": ["a"] * len(ROWS), "labels": torch.arange(len(ROWS))}
     result = made.build()(batch, torch.Generator())
     assert all(result[key] is batch[key] for key in ("texts", "labels", "position_ids", "index"))
 
 
 def test_a_text_is_never_dropped_whole_and_special_tokens_never():
-    made = Deleting(pad=PAD, p=1.0, keep=(CLS, SEP)).build()
+    made = Deleting(pad=PAD, p=1.0, **TOLD).build()
     found = made(padded(), torch.Generator())["attention_mask"].sum(dim=1)
     assert found.tolist() == [4, 3, 3, 2, 0, 1]
-    bare = Deleting(pad=PAD, p=1.0).build()
+    bare = Deleting(pad=PAD, p=1.0, stay=("labels",)).build()
     assert bare(padded(), torch.Generator())["attention_mask"].sum(dim=1).tolist() == [1, 1, 1, 1, 0, 1]
 
 
 def test_a_full_batch_gets_padding_at_the_right_unless_told():
-    batch = padded([[11, 12, 13]], 3)
+    batch = padded([[11, 12, 13]], 3) | {"labels": torch.zeros(1)}
     assert Deleting(pad=9, p=1.0).build()(batch, torch.Generator())["input_ids"][0, 1:].tolist() == [9, 9]
     assert Deleting(pad=9, p=1.0, side="left").build()(batch, torch.Generator())["input_ids"][0, :2].tolist() == [9, 9]
-    mixed = padded([[11, 12, 13], [14, 15]], 3, left=True)
+    mixed = padded([[11, 12, 13], [14, 15]], 3, left=True) | {"labels": torch.zeros(2)}
     assert Deleting(pad=9, p=1.0).build()(mixed, torch.Generator())["attention_mask"].tolist() == [[0, 0, 1]] * 2
 
 
@@ -115,7 +119,7 @@ def test_without_a_mask_padding_is_known_by_its_id_or_not_at_all():
 def test_more_keys_can_follow_of_any_type_and_width():
     batch = padded(ROWS[:1]) | {"tags": padded(ROWS[:1])["input_ids"].int(), "valid": torch.ones(1, 12).bool()}
     batch["soft"] = batch["input_ids"].unsqueeze(-1) * torch.tensor([1.0, -1.0])
-    made = Deleting(pad=PAD, p=0.5, follow={"tags": -7, "soft": 0, "valid": 0})
+    made = Deleting(pad=PAD, p=0.5, follow={"labels": -100, "tags": -7, "soft": 0, "valid": 0})
     result = made.build()(batch, torch.Generator().manual_seed(1))
     there = result["attention_mask"].bool()
     assert 0 < there.sum() < 10
@@ -130,7 +134,7 @@ def test_more_keys_can_follow_of_any_type_and_width():
 @pytest.mark.parametrize(("dtype", "empty"), [(torch.float32, 0), (torch.long, -100)])
 def test_labels_of_several_classes_follow_their_tokens(dtype, empty):
     batch = padded() | {"labels": (padded()["input_ids"].unsqueeze(-1) * torch.tensor([1, 2])).to(dtype)}
-    result = Deleting(pad=PAD, p=0.5).build()(batch, torch.Generator().manual_seed(1))
+    result = Deleting(pad=PAD, p=0.5, follow={"labels": empty}).build()(batch, torch.Generator().manual_seed(1))
     there = result["attention_mask"].bool()
     gone = batch["attention_mask"].bool() & ~there
     assert gone.any()
@@ -149,10 +153,34 @@ def test_labels_of_another_text_stay_when_told_and_soft_ones_of_samples_always()
     assert LongDisorder(p=1.0, length=4).build()(batch, torch.Generator())["labels"] is batch["labels"]
 
 
+@pytest.mark.parametrize("made", SILENT)
+@pytest.mark.parametrize(
+    ("labels", "none"),
+    [
+        (torch.randint(0, 2, (6, 12)), -100),
+        (torch.randint(0, 2, (6, 12)).bool(), -100),
+        (torch.randint(0, 2, (6, 12, 3)), -100),
+        (torch.rand(6, 12, 3), 0),
+    ],
+)
+def test_labels_of_a_text_may_have_as_many_classes_as_it_has_tokens(made, labels, none):
+    """Classes that do not exclude each other: nothing about their shape says that they are not of tokens."""
+    batch = padded() | {"labels": labels}
+    with pytest.raises(DataError) as caught:
+        made.build()(batch, torch.Generator())
+    assert str(caught.value).partition(": ")[2] == (
+        f"'labels' is {tuple(labels.shape)}, and the ids are (6, 12); write follow = {{ labels = {none} }} if each is "
+        'of its token, or stay = ["labels"] if they are of the text'
+    )
+    assert attrs.evolve(made, stay=("labels",)).build()(batch, torch.Generator())["labels"] is labels
+    shorter = padded() | {"labels": labels[:, 1:]}
+    assert made.build()(shorter, torch.Generator())["labels"] is shorter["labels"]
+
+
 def test_no_rows_and_no_tokens():
     for shape in ((0, 4), (3, 0)):
         batch = {"input_ids": torch.zeros(shape, dtype=torch.long), "attention_mask": torch.zeros(shape)}
-        for made, _, _ in MADE:
+        for made in SILENT:
             assert made.build()(batch, torch.Generator())["input_ids"].shape == shape
 
 
@@ -181,7 +209,7 @@ def test_no_rows_and_no_tokens():
         ),
         (
             ShortDisorder(),
-            {"tags": torch.zeros(6, 12, dtype=torch.long)},
+            {"tags": torch.zeros(6, 12, dtype=torch.long), "labels": torch.zeros(6)},
             "short_disorder: 'tags' is (6, 12) as the ids are; name it in the option 'follow', with what fills places "
             "without a token, if it goes with its tokens, or in 'stay'",
         ),

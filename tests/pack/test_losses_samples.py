@@ -199,3 +199,15 @@ def test_positions_that_differ():
     with pytest.raises(ObjectiveError) as caught:
         cka(torch.zeros(2, 3, 4), torch.zeros(2, 5, 4))
     assert str(caught.value) == "positions differ: student (2, 3, 4), teacher (2, 5, 4)"
+
+
+@pytest.mark.parametrize("loss", [sp, rkd, pkt])
+def test_one_mask_for_texts_of_two_lengths(loss):
+    student, teacher = torch.zeros(2, 3, 4), torch.zeros(2, 5, 4)
+    assert loss(student, teacher).item() == 0  # in each model by itself
+    with pytest.raises(ObjectiveError) as caught:
+        loss(student, teacher, torch.ones(2, 3, dtype=torch.bool))
+    assert str(caught.value) == (
+        "numbers of tokens differ, and one mask cannot be of both: student (2, 3, 4), teacher (2, 5, 4); "
+        "compare pooled tensors, one row for each sample"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -15,11 +16,15 @@ from hypothesis import strategies as st
 import hookbrew as hb
 from hookbrew.config import structure_loss
 from hookbrew.errors import ConfigError, ObjectiveError
-from hookbrew_plugins.losses import dkd, jsd, kd_ce, kd_mse, kl, rkl, skl, srkl
-from hookbrew_plugins.losses.divergences import KL
+from hookbrew.options import describe
+from hookbrew_plugins.losses import dist, dkd, jsd, kd_ce, kd_mse, kl, nkd, rkl, skl, srkl, topk_tail, tvd
+from hookbrew_plugins.losses.correlation import Dist
+from hookbrew_plugins.losses.decoupled import NKD
+from hookbrew_plugins.losses.divergences import KL, TVD
 from hookbrew_plugins.losses.logits import KDCE, KDMSE
 from hookbrew_plugins.losses.soften import standardized
 from hookbrew_plugins.losses.teaching import cwsm, flsw, shifted
+from hookbrew_plugins.losses.topk import TopKTail
 
 TAUGHT = pytest.mark.parametrize(("options", "loss"), [(KDCE, kd_ce), (KDMSE, kd_mse), (KL, kl)])
 MASK = [[True, True, False], [True, False, False]]
@@ -214,12 +219,13 @@ def test_shift_refuses_labels_that_do_not_fit():
 
 # Standardized logits
 
-STANDARDIZED = pytest.mark.parametrize("loss", [kd_ce, kd_mse, kl, rkl, jsd, skl, srkl, dkd])
+tail = partial(topk_tail, k=2)
+STANDARDIZED = pytest.mark.parametrize("loss", [kd_ce, kd_mse, kl, rkl, jsd, skl, srkl, tvd, dkd, nkd, dist, tail])
 
 
 def called(loss, student, teacher, **options):
     """A loss with labels if it wants them."""
-    labels = {"labels": torch.tensor([0, 1, 2, 3])} if loss is dkd else {}
+    labels = {"labels": torch.tensor([0, 1, 2, 3])} if loss in (dkd, nkd) else {}
     return loss(student, teacher, **labels, **options)
 
 
@@ -268,6 +274,19 @@ def test_the_options_reach_the_function():
         made = options(temperature=3.0, t_squared=False, standardize=True).build()
         expected = loss(student, teacher, temperature=3.0, t_squared=False, standardize=True).item()
         assert made(student=student, teacher=teacher).item() == expected
+
+
+@pytest.mark.parametrize(("options", "loss"), [(TVD, tvd), (NKD, nkd), (Dist, dist), (TopKTail, topk_tail)])
+def test_standardize_reaches_the_function(options, loss):
+    """It is the option that the other losses have, in the same words."""
+    said = {option.name: option.doc for option in describe(KL)}["standardize"]
+    assert {option.name: option.doc for option in describe(options)}["standardize"] == said
+    student, teacher = wave(7, 4, 5), wave(8, 4, 5)
+    labels = {"labels": torch.tensor([0, 1, 2, 3])} if options is NKD else {}
+    plain, scored = (options(temperature=3.0, standardize=on).build() for on in (False, True))
+    found = scored(student=student, teacher=teacher, **labels).item()
+    assert found == called(loss, student, teacher, temperature=3.0, standardize=True).item()
+    assert found != plain(student=student, teacher=teacher, **labels).item()
 
 
 def test_what_a_configuration_may_say(pack):
