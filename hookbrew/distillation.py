@@ -173,16 +173,18 @@ class Distillation:
             batch = {**batch, **task}
         return batch
 
-    def measure(self, feed: Feed, train: Train) -> None:
-        """Bring the models to their device and measure sizes on the first batch."""
+    def measure(self, feed: Feed, train: Train) -> list[Batch]:
+        """Bring the models to their device and measure sizes on the first batch; returns it, or that of each task."""
         device = chosen(train.device)
         for model in (self.student, *(teacher for task in self.tasks.values() for teacher in task.models)):
             model.to(device)
         self.objective.extras.to(device)
         with kept_random(device), self.objective.attached():
-            for batch in feed.first():
+            batches = feed.first()
+            for batch in batches:
                 self.objective.measure(moved(batch, device), stop=train.stop_teacher)
         owned(self.objective)
+        return batches
 
     def rehearse(self, evaluate: Feed, train: Train) -> list[Batch]:
         """Predict the first batch of the evaluation data, so that it does not fail after hours; returns it, or that of

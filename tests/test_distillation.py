@@ -120,10 +120,10 @@ def refused(call):
 
 def test_keys_of_train_are_checked_as_in_a_file(pair, batches, pack):
     run = hb.Distillation(*pair, [hb.loss("kd_ce")], catalogue=pack)
-    wrong = {"precision": "fp16", "acumulate": 2, "log_every": 0}
+    wrong = {"precision": "fp8", "acumulate": 2, "log_every": 0}
     assert refused(lambda: run.fit(batches([3, 2]), epochs=1, **wrong)) == [
         "fit: acumulate: unknown key; did you mean 'accumulate'?",
-        "fit: precision: the string 'fp16' is not a choice; did you mean 'bf16'?",
+        "fit: precision: the string 'fp8' is not a choice; one of: auto, bf16, fp16, fp32",
         "fit: log_every: must be >= 1: 0",
     ]
 

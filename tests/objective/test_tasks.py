@@ -50,7 +50,7 @@ class Order:
     def __init__(self, distillation, monkeypatch, order):
         data = {"a": [batch(5, 3, 1), batch(2, 3, 2, known=1)], "b": [batch(4, 2, 3, known=3)]}
 
-        def epoch(mixture, number):
+        def epoch(mixture, number, start=0):
             taken = {"a": iter(data["a"] * 9), "b": iter(data["b"] * 9)}
             self.given = [{**next(taken[name]), "task": name} for name in order]
             return iter(self.given)
