@@ -21,6 +21,10 @@ from hookbrew.errors import DataError
 from hookbrew.loop.batch import Batch, named, size_of
 
 
+PATIENCE = 60
+"""Seconds that a process goes on loading data after it was asked to terminate."""
+
+
 def mix(seed: int, *names: object) -> int:
     """A seed of 63 bits for one purpose: a hash of its arguments, independent of all other purposes."""
     text = "\0".join(map(repr, (seed, *names)))
@@ -117,7 +121,7 @@ class Loader:
             collate_fn=same,
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=deaf if workers else None,
+            worker_init_fn=patient if workers else None,
             generator=torch.Generator().manual_seed(mix(seed or 0, "workers")),
         )
 
@@ -144,6 +148,9 @@ class Loader:
 
     def close(self) -> None:
         """End the workers, which otherwise wait for another epoch; there are no batches afterwards."""
+        workers = getattr(self._loader, "_iterator", None)
+        if workers is not None:
+            workers._shutdown_workers()  # to drop them is not enough: the traceback of an error may hold them
         del self._loader
 
 
@@ -228,10 +235,14 @@ class Drawn:
                 return list(picked), error
 
 
-def deaf(worker: int) -> None:
-    """A process that loads data leaves signals to the one that trains, which ends it when the step is made."""
+def patient(worker: int) -> None:
+    """A process that loads data leaves an end to the one that trains, which first makes its step and a checkpoint.
+
+    Terminals and clusters send signals to both. Asked to terminate, it ends by itself, but not at once.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(PATIENCE))
 
 
 def same(batch: Any) -> Any:
