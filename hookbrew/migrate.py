@@ -224,6 +224,8 @@ def training(made: Migration, given: Mapping[str, Any]) -> None:
     made.train["accumulate"] = given.get("gradient_accumulation_steps", 1)
     if "device" in given:
         made.train["device"] = given["device"]
+    if given.get("fp16"):
+        made.train["precision"] = "fp16"
     if given.get("log_dir"):
         made.callbacks.append({"type": "tensorboard"})
         made.notes.append("log_dir: tensorboard writes into the run folder, tb/.")
@@ -234,7 +236,6 @@ def training(made: Migration, given: Mapping[str, Any]) -> None:
     elif given.get("ckpt_frequency", 1) > 1:
         made.callbacks.append({"type": "checkpoint", "per_epoch": given["ckpt_frequency"]})
     for key, why in {
-        "fp16": 'apex is gone; train.precision = "auto" is bf16 on a GPU that has it',
         "data_parallel": "DataParallel is refused; give the student as DistributedDataParallel from Python",
     }.items():
         if given.get(key):

@@ -76,7 +76,8 @@ class Match:
         if not self.differences:
             return f"{self.level}: all {self.same} settings and facts are the same"
         listed = "".join(f"\n  {difference}" for difference in self.differences)
-        return f"{self.level}: {self.same} settings and facts are the same, {len(self.differences)} differ{listed}"
+        differ = "1 differs" if len(self.differences) == 1 else f"{len(self.differences)} differ"
+        return f"{self.level}: {self.same} settings and facts are the same, {differ}{listed}"
 
 
 def told(value: Any) -> str:

@@ -48,14 +48,17 @@ class Lines:
     """One line for each row of metrics."""
 
     _start: float = 0.0
+    _had: int = 0
+    """Steps that an earlier process made."""
 
     def run_start(self, state: State) -> None:
         """Start the clock."""
-        self._start = time.monotonic()
+        self._start, self._had = time.monotonic(), state.step
 
     def log(self, state: State) -> None:
         """`step 30/120  epoch 1/4  loss 1.234  lr 4.5e-05  0:12 left`."""
-        left = (time.monotonic() - self._start) / state.step * (state.total_steps - state.step)
+        pace = (time.monotonic() - self._start) / (state.step - self._had)
+        left = pace * (state.total_steps - state.step)
         epochs = f"/{state.total_epochs}" if state.total_epochs else ""
         say(
             f"step {state.step}/{state.total_steps}  epoch {state.epoch}{epochs}  {losses(state.record)}  "
@@ -94,7 +97,7 @@ class Terminal:
             TextColumn("{task.fields[numbers]}", markup=False),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task("step", total=state.total_steps, numbers="")
+        self._task = self._bar.add_task("step", total=state.total_steps, completed=state.step, numbers="")
         self._bar.start()
 
     def step_end(self, state: State) -> None:

@@ -115,7 +115,6 @@ def test_what_differs_is_said(migrate):
         "intermediate_matches[5]: 'attention_mse' on feature 'hidden' has no counterpart.",
         "intermediate_matches[6]: 'attention_mse' on feature 'values' has no counterpart.",
         "log_dir: tensorboard writes into the run folder, tb/.",
-        'fp16: apex is gone; train.precision = "auto" is bf16 on a GPU that has it.',
         "data_parallel: DataParallel is refused; give the student as DistributedDataParallel from Python.",
         "local_rank: torchrun sets it.",
     ]

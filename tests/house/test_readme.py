@@ -74,13 +74,21 @@ def test_further_tables(project, monkeypatch, block, left_out):
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("command", lines(blocks("console")[1]) + lines(blocks("console")[2]))
+@pytest.mark.parametrize("command", lines(blocks("console")[1]) + lines(blocks("console")[3]))
 def test_commands(project, monkeypatch, command):
     monkeypatch.chdir(project)
     program, *arguments = shlex.split(command)
     assert program == "hookbrew"
     done = CliRunner().invoke(main, arguments, prog_name="hookbrew")
     assert done.exit_code == 0, done.output
+
+
+def test_a_run_goes_on(project, monkeypatch):
+    monkeypatch.chdir(project)
+    begin = ["run", "distill.toml", "-s", "train.epochs=1", "--overwrite", "--quiet"]
+    for arguments in (begin, *(shlex.split(line)[1:] for line in lines(blocks("console")[2]))):
+        done = CliRunner().invoke(main, arguments, prog_name="hookbrew")
+        assert done.exit_code == 0, done.output
 
 
 def test_the_messages_are_real(project, monkeypatch):
