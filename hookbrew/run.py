@@ -101,7 +101,7 @@ def resume(
         if LEVELS.index(match.level) > LEVELS.index(require):
             raise ResumeError(f"{checkpoint.folder} does not match: {match}\n--require {require} was given")
         require_pace(match)
-        files = {} if not sets else described(document, plan, catalogue)
+        files = {"resolved.toml": written(plan)} if sets else {}
         with hinted(output):
             trained(plan, loops, files=files, say=say, place=place, resumed=Resumed(checkpoint, match.level))
     return loops[-1].state

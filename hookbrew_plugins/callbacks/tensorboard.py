@@ -35,7 +35,7 @@ class Scalars:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = state.require_folder("tensorboard")
-        again = state.step + 1 if state.step else None  # what an interrupted run wrote of these steps is dropped
+        again = state.step + 1  # what a process that was killed wrote of the steps to come is dropped
         self._writer = SummaryWriter(str(folder / self._folder), purge_step=again, max_queue=1000, flush_secs=30)
         resolved = folder / "resolved.toml"
         if resolved.exists():

@@ -70,7 +70,7 @@ def test_between_two_stages(folder, known, train):
     text = (folder / "toy.toml").read_text()
     (folder / "toy.toml").write_text(text[: text.index("[[losses]]")] + STAGES)
     whole, cut = train("whole"), train("cut")
-    shutil.rmtree(cut / "last")
+    shutil.rmtree(cut / "last/checkpoints")
     resume(cut, catalogue=known, quiet=True)
     for stage in ("warm", "last"):
         require_equal(end(cut / stage), end(whole / stage))
@@ -160,6 +160,8 @@ def test_a_run_that_is_done_gets_more_to_do(toy, known, hookbrew):
     assert "resume: step 6 of 18, epoch 1, 0 batches into it\ndata: " in done.stderr
     assert "\n  train.epochs: 1 before, 3 now\n" in done.stderr
     assert done.stdout.startswith("done: 18 steps ")
+    assert (toy / "runs/toy/config.toml").read_bytes() == (toy / "toy.toml").read_bytes()
+    assert "epochs = 3" in (toy / "runs/toy/resolved.toml").read_text()
 
 
 def test_what_cannot_be_resumed(toy, known, hookbrew):
