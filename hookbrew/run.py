@@ -49,19 +49,24 @@ def run(
     *,
     catalogue: Catalogue,
     overwrite: bool = False,
+    going: bool = False,
     quiet: bool = False,
     say: Callable[[str], object] = log.info,
 ) -> State:
     """The whole run of a configuration file: all checks, then training; returns the last state.
 
-    sets: `key=value` settings that go over the file's. overwrite replaces an earlier run's folder, after
-    all checks of this one have passed. say is told which of several stages begins. Raises ConfigError and the other
-    errors of `hookbrew.errors`, PreemptedError after a signal; an exception of a plugin or of the user's code passes
-    through, noted.
+    sets: `key=value` settings that go over the file's. overwrite replaces an earlier run's folder, after all checks of
+    this one have passed; going goes on with that run instead, if it has a checkpoint. say is told which of several
+    stages begins. Raises ConfigError and the other errors of `hookbrew.errors`, PreemptedError after a signal; an
+    exception of a plugin or of the user's code passes through, noted.
     """
     document = read(path, sets)
     plan = planned(document, catalogue, quiet=quiet)
     output = root(plan)
+    if going and (output / folder.STATUS).is_file():
+        if newest([stage.experiment for stage in plan])[1] is not None:
+            return continued(document, plan, catalogue=catalogue, changed=True, say=say)
+        overwrite = True  # there is nothing yet that could be lost
     folder.refuse(output, overwrite=overwrite)
     with built(plan, catalogue) as made:
         loops = looping(plan, made)
@@ -89,6 +94,20 @@ def resume(
     output = Path(where).absolute()
     document = read(require_run(output), [*sets, f"output={str(output)!r}"])
     plan = planned(document, catalogue, quiet=quiet)
+    return continued(document, plan, catalogue=catalogue, require=require, changed=bool(sets), say=say)
+
+
+def continued(
+    document: Document,
+    plan: Sequence[Stage],
+    *,
+    catalogue: Catalogue,
+    require: Level = "weights",
+    changed: bool,
+    say: Callable[[str], object],
+) -> State:
+    """Train on from the newest checkpoint; changed: whether the configuration may be another than it was."""
+    output = root(plan)
     with folder.locked(output), built(plan, catalogue) as made:
         loops = looping(plan, made)
         place, checkpoint, wrong = newest([stage.experiment for stage in plan])
@@ -101,7 +120,7 @@ def resume(
         if LEVELS.index(match.level) > LEVELS.index(require):
             raise ResumeError(f"{checkpoint.folder} does not match: {match}\n--require {require} was given")
         require_pace(match)
-        files = {"resolved.toml": written(plan)} if sets else {}
+        files = {"resolved.toml": written(plan)} if changed else {}
         with hinted(output):
             trained(plan, loops, files=files, say=say, place=place, resumed=Resumed(checkpoint, match.level))
     return loops[-1].state

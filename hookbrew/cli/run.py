@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 @config_file
 @settings
 @click.option("--overwrite", is_flag=True, help="Replace the folder of an earlier run, once all checks have passed.")
+@click.option("--resume", is_flag=True, help="Go on with the run that is there; begin one if there is none.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.pass_obj
-def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, quiet: bool) -> None:
+def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, resume: bool, quiet: bool) -> None:
     """Train as CONFIG says, into its output folder.
 
     Everything is checked before the first step; `hookbrew check` does only that.
     """
     from hookbrew.run import run as train
 
+    if overwrite and resume:
+        raise click.UsageError("--overwrite begins anew, and --resume goes on; leave one of them out")
     catalogue = context.catalogue()
 
     def say(line: str) -> None:
@@ -33,7 +36,7 @@ def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, q
             click.echo(line, err=True)
 
     say(f"plugins: {', '.join(f'{p.name} {p.version}' for p in catalogue.plugins) or 'none'}")
-    finished(train(config, sets, catalogue=catalogue, overwrite=overwrite, quiet=quiet, say=say))
+    finished(train(config, sets, catalogue=catalogue, overwrite=overwrite, going=resume, quiet=quiet, say=say))
 
 
 def finished(state: State) -> None:

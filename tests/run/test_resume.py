@@ -201,3 +201,19 @@ def test_tensorboard_has_each_step_once(toy, known):
         if "loss" in row
     ]
     assert steps == [*range(1, 13)]
+
+
+def test_the_same_command_again(toy, known, hookbrew):
+    """As a cluster gives it: it begins, goes on, and is done."""
+    command = ["run", "toy.toml", "--resume", "-s", "train.epochs=1"]
+    first = hookbrew(*command)
+    assert first.exit_code == 0, first.output
+    assert "resume:" not in first.stderr
+    again = hookbrew(*command)
+    assert again.exit_code == 0, again.output
+    assert "resume: step 6 of 6, epoch 1, 0 batches into it\nexact: all " in again.stderr
+    shutil.rmtree("runs/toy/checkpoints")  # as if it had been killed before the first
+    anew = hookbrew(*command)
+    assert anew.exit_code == 0, anew.output
+    assert "resume:" not in anew.stderr
+    assert hookbrew(*command, "--overwrite").exit_code == 2
