@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # pip installs a package
 PLUGIN = Path(__file__).parents[2] / "examples" / "plugin"
 
 USE = """
