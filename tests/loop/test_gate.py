@@ -1,10 +1,13 @@
 """Filters and priorities: which calls are made, in which order, and what is refused."""
 
-import operator
 import types
+from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import hookbrew as hb
 from hookbrew.errors import CallbackError
 from hookbrew.loop import EVENTS, Dispatch
 from hookbrew.plugin import when
@@ -102,10 +105,49 @@ def test_a_run_that_is_resumed_has_started_before():
     assert callback.calls == [(0, 0)]
 
 
-def test_another_process_than_the_main_one(monkeypatch):
-    monkeypatch.setattr("hookbrew.loop.gate.main", lambda: False)
-    assert made("step_end", {"main": True}) == made("step_end", {"main": True}, {"every": 2}) == []
-    assert len(made("step_end")) == 12
+def test_main_is_rank_0(launched):
+    ranks = launched(Path(__file__).with_name("ranks_gate.py"))
+    main, other = ranks("called")
+    assert main == ["log", "step_end 2", "log", "close"]
+    assert other == ["close"]
+
+
+def test_in_a_training():
+    class Watch:
+        def __init__(self):
+            self.calls = []
+
+        @when(first=True)
+        def eval_start(self, state):
+            self.calls.append(("eval_start", state.step))
+
+        @when(first=True)
+        def eval_end(self, state):
+            self.calls.append(("eval_end", state.step))
+
+        @when(first=True)
+        def batch_ready(self, state):
+            self.calls.append(("batch_ready", state.step))
+
+        @when(every_epoch=2)
+        def epoch_end(self, state):
+            self.calls.append(("epoch_end", state.step))
+
+        @when(every=3)
+        def step_end(self, state):
+            self.calls.append(("step_end", state.step))
+
+    watch, data = Watch(), [{"input": torch.randn(2, 3)} for _ in range(4)]
+    run = hb.Distillation(nn.Linear(3, 2), nn.Linear(3, 2), [hb.loss("kl")])
+    run.fit(data, epochs=2, accumulate=2, evaluate=data, evaluate_every=2, callbacks=[watch])
+    batches = 2 * [("batch_ready", 1)]
+    assert watch.calls == [
+        *batches,
+        ("eval_start", 2),
+        ("eval_end", 2),
+        ("step_end", 3),
+        ("epoch_end", 4),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -215,4 +257,4 @@ def test_a_priority_that_is_none(priority):
 def test_a_method_without_filters_is_called_directly():
     callback = recorder("step_end")
     ((_, function),) = Dispatch([("c", callback)])._table["step_end"]
-    assert operator.eq(function, callback.step_end)
+    assert function == callback.step_end
