@@ -58,9 +58,7 @@ def experiment(document: Document, catalogue: Catalogue, *, quiet: bool = False)
     if any(part.data.evaluate is not None for part in made.parts.values()) and "evaluate" not in given:
         wanted.insert(0, "evaluate")
     added = [Component(type=name, options=catalogue.load("callbacks", name)()) for name in wanted]
-    # evaluate fills in the numbers that the others show, so it comes first wherever it was named
-    ordered = sorted([*made.callbacks, *added], key=lambda component: component.type != "evaluate")
-    return attrs.evolve(made, callbacks=ordered)
+    return attrs.evolve(made, callbacks=[*made.callbacks, *added])
 
 
 def place(task: str) -> str:

@@ -27,12 +27,19 @@ def plugins() -> None:
 
 @plugins.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@click.option("--events", is_flag=True, help="List when events come, and every callback with its events and filters.")
 @click.pass_obj
-def listed(context: Context, as_json: bool) -> None:
+def listed(context: Context, as_json: bool, events: bool) -> None:
     """List every plugin and the names that it offers.
 
     A plugin that is not there has a line too, which says why.
     """
+    if events:
+        from hookbrew.cli.events import described, tables
+
+        facts = described(context.catalogue())
+        click.echo(json.dumps(facts, indent=2) if as_json else tables(facts))
+        return
     from hookbrew.cli.table import records, table
 
     rows = records(context.catalogue())

@@ -1,11 +1,13 @@
-"""Callbacks become a table: event name -> bound methods in the order of the configuration.
+"""Callbacks become a table: event name -> bound methods in the order of their priorities.
 
 pluggy checks names and signatures when a callback is attached; the calls themselves go through plain
-tuples, which cost a tenth of a microsecond a callback and know whose method is running.
+tuples, which cost a tenth of a microsecond a callback and know whose method is running. A method with
+filters is called through a function that checks them; all others pay nothing for that.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,8 +19,9 @@ import pluggy
 from hookbrew import words
 from hookbrew.errors import CallbackError
 from hookbrew.loop.events import EVENTS, Events
+from hookbrew.loop.gate import gated, require_filters
 from hookbrew.loop.state import State
-from hookbrew.plugin import blame
+from hookbrew.plugin import blame, filters
 
 log = logging.getLogger("hookbrew")
 STATEFUL = ("state_dict", "load_state_dict")
@@ -37,7 +40,7 @@ class Dispatch:
     """Calls the callbacks of one run."""
 
     def __init__(self, callbacks: Iterable[tuple[str, object]] = ()) -> None:
-        """callbacks: (name, instance) in the order in which they are to be called."""
+        """callbacks: (name, instance); called by ascending `priority`, those of one priority in this order."""
         callbacks = list(callbacks)
         self._stateful = dict(stateful(callbacks))
         manager = Attached("hookbrew")
@@ -46,8 +49,9 @@ class Dispatch:
             attach(manager, f"{name}#{position}", name, callback)
         self._table: dict[str, tuple[tuple[str, Callable[..., None]], ...]] = {
             event: tuple(
-                (impl.plugin_name.partition("#")[0], impl.function)
-                for impl in sorted(getattr(manager.hook, event).get_hookimpls(), key=position_of)
+                (impl.plugin_name.partition("#")[0], function)
+                for impl in sorted(getattr(manager.hook, event).get_hookimpls(), key=rank)
+                if (function := gated(event, impl.function)) is not None
             )
             for event in EVENTS
         }
@@ -112,13 +116,13 @@ def stateful(callbacks: Iterable[tuple[str, object]]) -> Iterator[tuple[str, Any
             yield (name if seen[name] == 1 else f"{name}.{seen[name]}"), callback
 
 
-def position_of(impl: pluggy.HookImpl) -> int:
-    """The place of a callback in the configuration."""
-    return int(impl.plugin_name.partition("#")[2])
+def rank(impl: pluggy.HookImpl) -> tuple[int, int]:
+    """What the order is by: the priority of a callback, then its place in the configuration."""
+    return getattr(impl.plugin, "priority", 0), int(impl.plugin_name.partition("#")[2])
 
 
 def attach(manager: Attached, key: str, name: str, callback: object) -> None:
-    """Register a callback after checking that each public method is an event.
+    """Register a callback after checking that each public method is an event, its filters and its priority.
 
     Raises CallbackError: a misspelt event would never fire, in silence.
     """
@@ -133,6 +137,7 @@ def attach(manager: Attached, key: str, name: str, callback: object) -> None:
             )
     if not set(methods) & set(EVENTS):
         raise CallbackError(f"callback {name!r} has no method named for an event; {words.hint('', EVENTS)}")
+    require_sound(name, callback)
     try:
         manager.register(callback, name=key)
     except pluggy.PluginValidationError as error:
@@ -149,3 +154,16 @@ def attach(manager: Attached, key: str, name: str, callback: object) -> None:
                     f"callback {name!r}: {hook.name} takes {words.several(impl.argnames) or 'nothing'}; "
                     "an event takes exactly one argument, 'state'"
                 )
+
+
+def require_sound(name: str, callback: object) -> None:
+    """Raise CallbackError for a priority that is none, and for filters that are wrong or would not be heeded."""
+    priority = getattr(callback, "priority", 0)
+    if type(priority) is not int:
+        raise CallbackError(f"callback {name!r}: priority is an integer, 0 without one; got {priority!r}")
+    for method in dir(callback):
+        function = inspect.getattr_static(callback, method)
+        if method in EVENTS:
+            require_filters(f"callback {name!r}, {method}", method, function)
+        elif filters(function):
+            raise CallbackError(f"callback {name!r}: @when is for events, and {method!r} is none")

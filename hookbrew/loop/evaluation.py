@@ -37,5 +37,5 @@ class Evaluation:
                     state.logits, state.labels = self.objective.predict(state.batch)
                 self.dispatch.fire("eval_batch_end", state)
             state.logits = state.labels = None
-            state.last_eval_step = state.step
             self.dispatch.fire("eval_end", state)
+            state.last_eval_step = state.step  # not before: that there was none tells filters which one is the first

@@ -30,8 +30,20 @@ A callback is an object whose public methods are named for events; each takes ex
     always, last                                                        | close
 
 Checkpoints go into `state.store`, which the callback `checkpoint` sets; a callback that makes others announces them,
-`state.announce("checkpoint_saving")`. Callbacks are called in the order of the configuration. They observe, or ask:
-`state.request_stop(reason)`, `state.request_eval()`, `state.request_save()`. One that remembers has `state_dict()` and
+`state.announce("checkpoint_saving")`. They observe, or ask: `state.request_stop(reason)`, `state.request_eval()`,
+`state.request_save()`.
+
+Callbacks are called by their `priority`, a class variable or attribute, an integer, 0 without one: lower ones come
+earlier, in every event, and those of one priority in the order of the configuration. `evaluate` has -100, for others
+read what it counts; `metrics` 50, `tensorboard` 80, `progress` 90, `checkpoint` 100.
+
+A method may have filters, `@when(every=100)`, `@when(every_epoch=2)`, `@when(first=True)`, `@when(main=True)`, from
+`hookbrew.plugin`; together, all must hold. They are decided by the state, so that a resumed run calls at the same
+steps. `every` and `every_epoch` pick among the times an event comes: `log` with every=7 and `log_every` 10 is step 70.
+The events of a run take `main` alone, but `run_start` takes `first`, where no step was made; `epoch_start` and
+`epoch_end` do not take `every`, and those of a checkpoint do not take `first`.
+
+A callback that remembers has `state_dict()` and
 `load_state_dict(state)`, of plain values and tensors, which checkpoints keep; it is given its state before `run_start`.
 """
 

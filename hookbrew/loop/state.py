@@ -64,6 +64,7 @@ class State:
     metrics: dict[str, float] = attrs.field(factory=dict)
     """The results of the last evaluation; whole after `eval_end`."""
     last_eval_step: int | None = None
+    """The step of the last evaluation that is over; None before and during the first."""
     exception: BaseException | None = None
     eval_requested: bool = False
     save_requested: bool = False

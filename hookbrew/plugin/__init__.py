@@ -8,6 +8,7 @@ from hookbrew.plugin.catalogue import Catalogue, catalogue
 from hookbrew.plugin.component import Entry
 from hookbrew.plugin.discovery import Blocked, Failed, Plugin
 from hookbrew.plugin.specs import Register, hookimpl
+from hookbrew.plugin.when import When, filters, when
 
 __all__ = [
     "KINDS",
@@ -17,12 +18,15 @@ __all__ = [
     "Failed",
     "Plugin",
     "Register",
+    "When",
     "at_least",
     "blame",
     "catalogue",
     "choice",
+    "filters",
     "fraction",
     "hookimpl",
     "options",
     "positive",
+    "when",
 ]

@@ -80,5 +80,7 @@ def hookbrew_register_augments(register: Register) -> None:
 def hookbrew_register_callbacks(register: Register) -> None:
     """Observers of a run.
 
-    `build()` gives an object whose public methods are named for events; each takes exactly `(self, state)`.
+    `build()` gives an object whose public methods are named for events; each takes exactly `(self, state)`, and may
+    have filters, `@when(every=100)`. `priority`, an integer, moves it before (below 0) or after (above 0) the others.
+    `hookbrew plugins list --events` lists all.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 from attrs.validators import ge, optional
 
@@ -39,6 +41,8 @@ class Checkpoint:
 @attrs.define(eq=False)
 class Keeper:
     """Says where checkpoints go, and asks for them; the loop makes them, at the boundary of a step."""
+
+    priority: ClassVar[int] = 100
 
     _options: Checkpoint
 

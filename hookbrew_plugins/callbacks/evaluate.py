@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -55,6 +55,8 @@ class Evaluate:
 @attrs.define(eq=False)
 class Counter:
     """The metrics are made at the first batch of a task, when the number of classes is known."""
+
+    priority: ClassVar[int] = -100
 
     _names: tuple[str, ...]
     _counting: dict[str | None, dict[str, Any]] = attrs.field(factory=dict)

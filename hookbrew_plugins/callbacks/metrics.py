@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 import attrs
 
@@ -34,6 +34,8 @@ class Metrics:
 @attrs.define(eq=False)
 class Writer:
     """Line-buffered: what was logged is on disk when a process dies. A number that is not finite becomes null."""
+
+    priority: ClassVar[int] = 50
 
     _file: str
     _stream: TextIO | None = None

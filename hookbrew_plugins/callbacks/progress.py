@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import ClassVar
 
 import attrs
 from rich.console import Console
@@ -47,6 +48,8 @@ def results(state: State) -> str:
 class Lines:
     """One line for each row of metrics."""
 
+    priority: ClassVar[int] = 90
+
     _start: float = 0.0
     _had: int = 0
     """Steps that an earlier process made."""
@@ -83,6 +86,8 @@ def say(line: str) -> None:
 @attrs.define(eq=False)
 class Terminal:
     """One bar; its text changes only when a row is logged, so that it costs no host sync."""
+
+    priority: ClassVar[int] = 90
 
     _bar: Bar | None = None
     _task: TaskID | None = None

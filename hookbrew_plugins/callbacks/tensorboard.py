@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -26,6 +26,8 @@ class Tensorboard:
 @attrs.define(eq=False)
 class Scalars:
     """`x` is the optimizer step in all charts."""
+
+    priority: ClassVar[int] = 80
 
     _folder: str
     _writer: Any = None
