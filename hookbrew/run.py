@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -87,7 +88,7 @@ def resume(
     ResumeError when there is no checkpoint, or the match is worse than `require`, and else what `run` raises.
     """
     output = Path(where).absolute()
-    document = read(require_run(output), [*sets, f"output={str(output)!r}"])
+    document = read(require_run(output), [*sets, f"output={json.dumps(str(output))}"])
     plan = planned(document, catalogue, quiet=quiet)
     with folder.locked(output), built(plan, catalogue) as made:
         loops = looping(plan, made)
@@ -102,6 +103,7 @@ def resume(
             raise ResumeError(f"{checkpoint.folder} does not match: {match}\n--require {require} was given")
         require_pace(match)
         files = {} if not sets else described(document, plan, catalogue)
+        files.pop("config.toml", None)  # the file as it was given is there, and the document here is resolved.toml
         with hinted(output):
             trained(plan, loops, files=files, say=say, place=place, resumed=Resumed(checkpoint, match.level))
     return loops[-1].state

@@ -20,7 +20,6 @@ from hookbrew.chance import seeded
 from hookbrew.errors import DataError
 from hookbrew.loop.batch import Batch, named, size_of
 
-
 PATIENCE = 60
 """Seconds that a process goes on loading data after it was asked to terminate."""
 

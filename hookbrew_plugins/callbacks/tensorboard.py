@@ -35,8 +35,10 @@ class Scalars:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = state.require_folder("tensorboard")
-        again = state.step + 1 if state.step else None  # what an interrupted run wrote of these steps is dropped
-        self._writer = SummaryWriter(str(folder / self._folder), purge_step=again, max_queue=1000, flush_secs=30)
+        place = folder / self._folder
+        # what an interrupted run wrote of the steps to come is dropped; a stage may begin anew at its first
+        again = state.step + 1 if state.step or any(place.glob("events.*")) else None
+        self._writer = SummaryWriter(str(place), purge_step=again, max_queue=1000, flush_secs=30)
         resolved = folder / "resolved.toml"
         if resolved.exists():
             text = "\n".join(f"    {line}" for line in resolved.read_text(encoding="utf-8").splitlines())
