@@ -7,6 +7,7 @@ weights     the data or their order differ too: what is left of this epoch is no
 
 from __future__ import annotations
 
+import json
 import tomllib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +99,7 @@ def facts(prepared: Prepared) -> dict[str, Any]:
     active = [c for c in experiment.callbacks if c.type not in WATCHING]
     settings = dict(flat(tomllib.loads(write(experiment))))
     found = {key: value for key, value in settings.items() if not free(key)}
-    return {
+    made = {
         **found,
         **dict(flat({"callbacks": described(experiment, active)})),
         "samples": prepared.feed.samples,
@@ -107,6 +108,8 @@ def facts(prepared: Prepared) -> dict[str, Any]:
         "device": next((p.device.type for p in prepared.distillation.student.parameters()), "cpu"),
         "threads": experiment.train.threads or torch.get_num_threads(),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(made, default=str))  # TOML has dates, and JSON none
+    return plain
 
 
 def described(experiment: Experiment, callbacks: Sequence[Component]) -> list[Any]:

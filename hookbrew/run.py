@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -92,7 +93,7 @@ def resume(
     ResumeError when there is no checkpoint, or the match is worse than `require`, and else what `run` raises.
     """
     output = Path(where).absolute()
-    document = read(require_run(output), [*sets, f"output={str(output)!r}"])
+    document = read(require_run(output), [*sets, f"output={json.dumps(str(output))}"])
     plan = planned(document, catalogue, quiet=quiet)
     return continued(document, plan, catalogue=catalogue, require=require, changed=bool(sets), say=say)
 

@@ -106,13 +106,17 @@ class Store:
             raise CheckpointError(f"none of the checkpoints in {self.folder} is whole: {'; '.join(wrong)}")
         return None, wrong
 
-    def prune(self, keep: Collection[int] = ()) -> None:
+    def prune(self, keep: Collection[int] = (), newest: int | None = None) -> None:
         """Remove what need not stay, the newest excepted; keep: steps that stay besides.
 
-        A checkpoint that goes is renamed first: none ever stands half.
+        newest: the step of the last one that the training made; those of later steps are of before it went on from
+        an older one, for they were damaged, and go first. A checkpoint that goes is renamed first: none ever stands
+        half.
         """
-        for step in self.steps()[self.keep_last :]:
-            if step not in keep and not (self.keep_every and step % self.keep_every == 0):
+        steps = self.steps()
+        later = [step for step in steps if newest is not None and step > newest]
+        for step in [*later, *steps[len(later) :][self.keep_last :]]:
+            if step in later or (step not in keep and not (self.keep_every and step % self.keep_every == 0)):
                 old = self.folder / f".old-{step:08}"
                 shutil.rmtree(old, ignore_errors=True)
                 self.place(step).rename(old)

@@ -68,7 +68,7 @@ class Saver:
             log.warning("%s; the training goes on, and older ones stand", error)
             return
         self.saved, self.failures = state.step, 0
-        state.store.prune(state.kept)
+        state.store.prune(state.kept, state.step)
         self.loop.dispatch.fire("checkpoint_saved", state)
 
     def write(self, store: Store, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
@@ -76,5 +76,5 @@ class Saver:
         try:
             store.write(self.loop.state.step, files, facts)
         except CheckpointError:
-            attrs.evolve(store, keep_last=1, keep_every=None).prune(self.loop.state.kept)
+            attrs.evolve(store, keep_last=1, keep_every=None).prune(self.loop.state.kept, self.saved)
             store.write(self.loop.state.step, files, facts)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load, save
+from safetensors import torch as safe
 from torch import Tensor, nn
 
 from hookbrew.chance import randomness, restore
@@ -27,7 +27,10 @@ from hookbrew.loop.update import Update
 from hookbrew.store import Checkpoint
 from hookbrew.taps import unwrap
 
-COUNTERS = ("step", "epoch", "batches", "samples_seen", "micro_batch_size", "last_eval_step", "stop_reason", "metrics")
+COUNTERS = (
+    *("step", "epoch", "batches", "samples_seen", "micro_batch_size"),
+    *("last_eval_step", "eval_requested", "stop_reason", "metrics"),
+)
 """Fields of the state that say where a training is."""
 
 
@@ -75,7 +78,7 @@ def restored(loop: Resumable, checkpoint: Checkpoint) -> None:
         optimizer["param_groups"] = [
             {**group, **mine} for group, mine in zip(optimizer["param_groups"], known, strict=True)
         ]
-    loop.optimizer.load_state_dict(optimizer)
+    load(loop.optimizer, optimizer)
     loop.dispatch.load_state_dict(loaded(checkpoint, "callbacks"))
     for name, value in checkpoint.facts.items():
         if name in COUNTERS:
@@ -88,6 +91,20 @@ def restored(loop: Resumable, checkpoint: Checkpoint) -> None:
     restore(train["random"], loop.device)
 
 
+def load(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Give an optimizer its state back, each tensor in the precision that it had.
+
+    torch itself casts all to that of the parameters: of bf16 ones, averages that were kept in fp32 would be rounded.
+    """
+    optimizer.load_state_dict(dict(state))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, known in state["state"].items():
+        there = optimizer.state[parameters[number]]
+        for name, value in known.items():
+            if isinstance(value, Tensor) and there[name].dtype != value.dtype:
+                there[name] = value.to(there[name].device)
+
+
 def stored(model: nn.Module) -> bytes:
     """A model's tensors as safetensors; one that has several names is stored under the first, and told in the head."""
     tensors, names, seen = dict[str, Tensor](), dict[str, str](), dict[Any, str]()
@@ -98,14 +115,24 @@ def stored(model: nn.Module) -> bytes:
         else:
             seen[known] = name
             tensors[name] = tensor.detach().cpu().contiguous().clone()  # a view of another one is stored as its own
-    return save(tensors, {"format": "pt", **names})
+    return ordered(safe.save(tensors, {"format": "pt", **names}))
+
+
+def ordered(content: bytes) -> bytes:
+    """The same tensors with what the head says besides in order: safetensors itself has it in a random one."""
+    size = int.from_bytes(content[:8], "little")
+    head = json.loads(content[8 : 8 + size])
+    head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+    text = json.dumps(head, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[8 + size :]])
 
 
 def fill(model: nn.Module, content: bytes) -> None:
     """Give a model the tensors that `stored` made bytes of; raises what torch raises for another model."""
     size = int.from_bytes(content[:8], "little")
     names = json.loads(content[8 : 8 + size])["__metadata__"]
-    tensors = load(content)
+    tensors = safe.load(content)
     model.load_state_dict(tensors | {name: tensors[kept] for name, kept in names.items() if kept in tensors})
 
 

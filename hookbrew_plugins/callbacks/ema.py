@@ -76,6 +76,8 @@ class Average:
             for name, p in self._parameters.items()
         }
         self._loaded = False
+        if not state.batches and not state.unfinished:
+            self._lay()  # a run that goes on, of which only the end is left: no epoch_end comes
 
     def step_start(self, state: State) -> None:
         """The training goes on from the student's own weights."""

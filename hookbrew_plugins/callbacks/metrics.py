@@ -51,6 +51,7 @@ class Writer:
         if there < self._size:
             log.warning("%s has %d bytes and had %d at step %d: rows are lost", path, there, self._size, state.step)
         self._stream.truncate(min(there, self._size))
+        self._stream.seek(0, os.SEEK_END)  # else it would still tell the place where the old end was
 
     def state_dict(self) -> dict[str, int]:
         """How long the file is; what it holds is on the disk then."""
