@@ -52,7 +52,7 @@ class Meter:
 
     def _weigh(self, parts: Parts, loss: Tensor, norm: Tensor) -> None:
         """A step whose update was left out adds to nothing but the number of those; the device alone knows."""
-        bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
+        bad = torch.isnan((norm - norm) + (loss - loss))
         for sums, counts in parts:
             self._sums += sums.masked_fill(bad, 0.0)
             self._counts += counts.masked_fill(bad, 0.0)

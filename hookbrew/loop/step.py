@@ -84,6 +84,8 @@ class Step:
     autocast: Callable[[], AbstractContextManager[object]]
     halve: bool = False
     """Whether a forward pass that is out of memory is made again with half the samples, now and from now on."""
+    _weights: tuple[list[float], Tensor] | None = attrs.field(init=False, default=None)
+    """Those of the last step, as numbers and on the device: most never change."""
 
     def __call__(self, state: State, group: Sequence[Batch]) -> None:
         """Forward, backward and update; raises NonFiniteError before an update that would spoil the weights."""
@@ -123,19 +125,22 @@ class Step:
     def passes(self, state: State, batches: Sequence[Batch]) -> tuple[Tensor, Parts]:
         """Forward and backward over all batches: the loss of the step, and what it is made of."""
         counts = [self.objective.counts(batch, size_of(batch), state.device) for batch in batches]
-        shares = self.shares(state, torch.stack(counts).sum(0))
-        loss, parts = torch.zeros((), device=state.device), Parts()
+        shares = self.shares(state, added(counts))
+        losses, parts = list[Tensor](), Parts()
         for batch, valid in zip(batches, counts, strict=True):
             part, sums = self.backward(state, batch, valid, shares)
-            loss += part
+            losses.append(part)
             parts.append((sums, valid))
-        return loss, parts
+        return added(losses), parts
 
     def shares(self, state: State, totals: Tensor) -> Tensor:
         """What each term's sum is multiplied with, (terms,): its weight by the valid elements of the whole step."""
-        # number by number: a tensor made of them would be copied to the device, and wait for it
         weights = self.objective.weights(state.progress)
-        return torch.stack([weight / total for weight, total in zip(weights, totals.clamp(min=1), strict=True)])
+        if self._weights is None or weights != self._weights[0]:
+            # filled number by number: a tensor made of the list would be copied to the device, and wait for it
+            made = torch.stack([torch.full((), weight, dtype=totals.dtype, device=totals.device) for weight in weights])
+            self._weights = weights, made
+        return self._weights[1] * totals.clamp(min=1).reciprocal()
 
     def backward(self, state: State, batch: Batch, counts: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         """Add the gradients of one batch; returns its share of the step's loss, and the sums, detached."""
@@ -157,6 +162,11 @@ class Step:
         sums, counts = (torch.stack(each).sum(0) for each in zip(*parts, strict=True))
         means = (sums / counts.clamp(min=1)).tolist()
         return ", ".join(f"loss/{term.name} {mean:.4g}" for term, mean in zip(self.objective.terms, means, strict=True))
+
+
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of some tensors; of a single one itself, as most steps have one batch."""
+    return parts[0] if len(parts) == 1 else torch.stack([*parts]).sum(0)
 
 
 def advice(state: State) -> str:

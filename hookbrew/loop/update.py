@@ -36,13 +36,13 @@ class Update:
         Raises NonFiniteError before an update that would spoil the weights, unless those are left out.
         """
         self.scaler.unscale_(self.optimizer)
-        trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.get_total_norm([grad for p in trained if (grad := p.grad) is not None])
         state.grad_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # over the ranks of FSDP2
         if self.clip is not None:
             nn.utils.clip_grads_with_norm_(trained, self.clip, state.grad_norm)
         self.dispatch.fire("grads_ready", state)
-        self.step(state, ~(torch.isfinite(state.grad_norm) & torch.isfinite(loss)))
+        self.step(state, spoilt(state.grad_norm, loss))
         self.optimizer.zero_grad(set_to_none=True)
         self.dispatch.fire("optimizer_end", state)
 
@@ -62,6 +62,14 @@ class Update:
     def deferred(self, state: State) -> bool:
         """Whether a step that is not finite can be left out without asking the device."""
         return state.device.type == "cuda" and bool(self.optimizer.defaults.get("fused"))
+
+
+def spoilt(norm: Tensor, loss: Tensor) -> Tensor:
+    """Whether one of the two is not finite, a bool scalar on their device: x - x is then nan, else 0.
+
+    torch.isfinite says the same with twice as many kernels, and this runs every step.
+    """
+    return torch.isnan((norm - norm) + (loss - loss))
 
 
 def updating(train: Train, optimizer: torch.optim.Optimizer, dispatch: Dispatch, device: torch.device) -> Update:

@@ -232,6 +232,7 @@ def count(mask: Tensor | None, counts: Counts, samples: int, device: torch.devic
     """
     if mask is None:
         return torch.full((), float(samples), device=device)
+    if counts == "positions":
+        return mask.sum().float()
     positions = mask.reshape(len(mask), -1).sum(dim=1)
-    of_each = {"positions": positions, "pairs": positions.square(), "samples": positions > 0}
-    return of_each[counts].sum().float()
+    return (positions.square() if counts == "pairs" else positions > 0).sum().float()

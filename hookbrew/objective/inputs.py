@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence, Set
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 from torch import nn
@@ -19,6 +19,8 @@ from hookbrew.taps import unwrap
 
 TASK = "task"
 """The key under which a batch of several tasks says which one it is of."""
+SIDES: Final = ("student", "teacher")
+"""Before the first dot of a key: whose alone it is."""
 
 
 @attrs.frozen
@@ -46,7 +48,9 @@ class Names:
 
 def parted(batch: Mapping[str, Any], *sides: str) -> dict[str, Any]:
     """The batch as one side sees it: what is common, then its own parts; sides: ("teacher", "large")."""
-    common = {key: value for key, value in batch.items() if key.partition(".")[0] not in ("student", "teacher")}
+    if not [key for key in batch if key.startswith(SIDES)]:  # nearly always, and asked several times a step
+        return dict(batch)
+    common = {key: value for key, value in batch.items() if key.partition(".")[0] not in SIDES}
     prefix = ""
     for side in sides:
         prefix += f"{side}."

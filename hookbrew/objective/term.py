@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import attrs
@@ -40,7 +41,7 @@ class Term:
             student = made if isinstance(student, list) else made[0]
         given = {**given, "student": student}
         try:
-            with torch.autocast(listed(student)[0].device.type, enabled=False):  # a loss chooses its own precision
+            with exactly(listed(student)[0].device.type):
                 return function(**{role: given[role] for role in self.source.roles})
         except Exception as error:
             shapes = ", ".join(
@@ -48,6 +49,11 @@ class Term:
             )
             error.add_note(f"raised by {self.source} on {shapes}")
             raise
+
+
+def exactly(device: str) -> AbstractContextManager[object]:
+    """No autocast inside: a loss chooses its own precision. Costs nothing where there is none."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def learned(terms: Iterable[Term]) -> dict[str, nn.Module]:
