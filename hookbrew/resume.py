@@ -29,7 +29,7 @@ from hookbrew.store import Checkpoint, Store
 Level = Literal["exact", "data", "weights"]
 LEVELS: tuple[Level, ...] = ("exact", "data", "weights")
 """From the best to the worst."""
-WATCHING = frozenset({"checkpoint", "evaluate", "metrics", "progress", "tensorboard", "weights", "best", "early_stop"})
+WATCHING = frozenset({"checkpoint", "evaluate", "metrics", "progress", "tensorboard", "weights", "best"})
 """Callbacks that change nothing in the training."""
 FREE = ("output", "plugins", "pythonpath", "callbacks", "data.workers", "data.evaluate", "data.evaluate_batch_size")
 """What the bytes of a student do not depend on, the other callbacks excepted."""

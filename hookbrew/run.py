@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import attrs
+
 from hookbrew import factory, folder
 from hookbrew.chance import kept_random, sow
 from hookbrew.config import Document, read
@@ -121,6 +123,8 @@ def continued(
         if LEVELS.index(match.level) > LEVELS.index(require):
             raise ResumeError(f"{checkpoint.folder} does not match: {match}\n--require {require} was given")
         require_pace(match)
+        if match.differences:  # why it was to stop may not hold any more; a callback that stands by it asks again
+            checkpoint = attrs.evolve(checkpoint, facts={**checkpoint.facts, "stop_reason": None})
         files = {"resolved.toml": written(plan)} if changed else {}
         with hinted(output):
             trained(plan, loops, files=files, say=say, place=place, resumed=Resumed(checkpoint, match.level))

@@ -217,3 +217,14 @@ def test_the_same_command_again(toy, known, hookbrew):
     assert anew.exit_code == 0, anew.output
     assert "resume:" not in anew.stderr
     assert hookbrew(*command, "--overwrite").exit_code == 2
+
+
+def test_a_run_that_stopped_early_may_be_given_patience(toy, known):
+    early = "callbacks=[{type='early_stop', patience=%d, min_delta=1.0}]"
+    first = run("toy.toml", ["train.epochs=6", early % 1], catalogue=known, quiet=True)
+    assert first.step == 12
+    assert first.stop_reason
+    same = resume("runs/toy", catalogue=known, quiet=True, require="exact")
+    assert same.step == 12
+    more = resume("runs/toy", [early % 3], catalogue=known, quiet=True)
+    assert more.step == 24
