@@ -269,7 +269,7 @@ def deadly():
 """
     (toy / "toyland.py").write_text((toy / "toyland.py").read_text() + more)
     sets = ["data.train.factory=toyland:deadly", "data.workers=1", "data.shuffle=false"]
-    with pytest.raises(RuntimeError, match=r"worker .* exited unexpectedly"):  # wherever torch hears of it
+    with pytest.raises((RuntimeError, ConnectionError)):  # as torch hears of it: by the death, or by the silence
         run("toy.toml", [*sets, "callbacks=[{type='checkpoint', every=1}]"], catalogue=known, quiet=True)
     assert status(toy / "runs/toy")["status"] == "failed"
     for path in (toy / "runs/toy/checkpoints").iterdir():
