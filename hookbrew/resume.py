@@ -8,9 +8,8 @@ weights     the data or their order differ too: what is left of this epoch is no
 from __future__ import annotations
 
 import json
-import tomllib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hookbrew import words
-from hookbrew.config import Component, Experiment, write
+from hookbrew.config import Experiment, plain, settings
 from hookbrew.errors import FolderError, ResumeError
 from hookbrew.folder import STATUS
 from hookbrew.loop import Batch
@@ -31,9 +30,11 @@ LEVELS: tuple[Level, ...] = ("exact", "data", "weights")
 """From the best to the worst."""
 WATCHING = frozenset({"checkpoint", "evaluate", "metrics", "progress", "tensorboard", "weights", "best"})
 """Callbacks that change nothing in the training."""
-FREE = ("output", "plugins", "pythonpath", "callbacks", "data.workers", "data.evaluate", "data.evaluate_batch_size")
-"""What the bytes of a student do not depend on, the other callbacks excepted."""
-FREE_TRAIN = ("train.log_every", "train.evaluate_every")
+FREE = (
+    *("output", "plugins", "pythonpath", "train.log_every", "train.evaluate_every"),
+    *("data.workers", "data.evaluate", "data.evaluate_batch_size"),
+)
+"""Settings that the bytes of a student do not depend on."""
 ORDER = ("seed", "data", "samples", "first batch", "train.accumulate", "train.tau")
 """What says which samples come next."""
 
@@ -96,45 +97,17 @@ def compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> Match:
 def facts(prepared: Prepared) -> dict[str, Any]:
     """All that the bytes of the student depend on: settings that say so, data, and what computes."""
     experiment = prepared.experiment
-    active = [c for c in experiment.callbacks if c.type not in WATCHING]
-    settings = dict(flat(tomllib.loads(write(experiment))))
-    found = {key: value for key, value in settings.items() if not free(key)}
+    active = attrs.evolve(experiment, callbacks=[c for c in experiment.callbacks if c.type not in WATCHING])
     made = {
-        **found,
-        **dict(flat({"callbacks": described(experiment, active)})),
+        **{key: value for key, value in settings(plain(active)).items() if not under(key, FREE)},
         "samples": prepared.feed.samples,
         "first batch": digest(prepared.first),
         "torch": str(torch.__version__),
         "device": next((p.device.type for p in prepared.distillation.student.parameters()), "cpu"),
         "threads": experiment.train.threads or torch.get_num_threads(),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(made, default=str))  # TOML has dates, and JSON none
-    return plain
-
-
-def described(experiment: Experiment, callbacks: Sequence[Component]) -> list[Any]:
-    """The tables of some callbacks."""
-    written = tomllib.loads(write(attrs.evolve(experiment, callbacks=list(callbacks))))
-    tables: list[Any] = written.get("callbacks", [])
-    return tables
-
-
-def flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a tree by dotted keys: `losses[0].type`."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from flat(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
-        for place, value in enumerate(tree):
-            yield from flat(value, f"{path}[{place}]")
-    else:
-        yield path, tree
-
-
-def free(key: str) -> bool:
-    """Whether the bytes of a student do not depend on a setting; of a task its own data count."""
-    inner = key.split(".", 2)[2] if key.startswith("tasks.") and key.count(".") > 1 else key
-    return under(key, (*FREE, *FREE_TRAIN)) or under(inner, FREE)
+    kept: dict[str, Any] = json.loads(json.dumps(made, default=str))  # TOML has dates, and JSON none
+    return kept
 
 
 def under(key: str, roots: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from hookbrew.config.document import Document
 from hookbrew.config.names import check_names
-from hookbrew.config.origins import origin_lines
+from hookbrew.config.origins import inline, origin_lines, settings
 from hookbrew.config.read import read
 from hookbrew.config.schema import schema
 from hookbrew.config.stages import staged, write_stages
@@ -36,7 +36,7 @@ from hookbrew.config.tree import (
     Train,
     Weight,
 )
-from hookbrew.config.write import write
+from hookbrew.config.write import plain, write
 
 __all__ = [
     "EVALUATED",
@@ -52,9 +52,12 @@ __all__ = [
     "Train",
     "Weight",
     "check_names",
+    "inline",
     "origin_lines",
+    "plain",
     "read",
     "schema",
+    "settings",
     "staged",
     "structure",
     "structure_component",

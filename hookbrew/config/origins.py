@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tomli_w
@@ -20,9 +20,14 @@ def origin_lines(document: Document, experiment: Experiment) -> Iterator[tuple[s
         yield dotted(keys), inline(value), origin(document, keys)
 
 
+def settings(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration by their keys as a user writes them: `losses[0].type`."""
+    return {dotted(keys): value for keys, value in leaves(tree, ())}
+
+
 def leaves(value: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
     """Each value that is no table, and no list of tables."""
-    if isinstance(value, dict) and (value or not keys):
+    if isinstance(value, Mapping) and (value or not keys):
         for key, item in value.items():
             yield from leaves(item, (*keys, key))
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):

@@ -87,7 +87,8 @@ def restored(loop: Resumable, checkpoint: Checkpoint) -> None:
     if loop.rate.scheduler is not None:
         loop.rate.scheduler.load_state_dict(train["scheduler"])
     loop.meter.load_state_dict(train["meter"])
-    loop.update.scaler.load_state_dict(train["scaler"])
+    if train["scaler"]:  # there is none of a run that was in another precision
+        loop.update.scaler.load_state_dict(train["scaler"])
     restore(train["random"], loop.device)
 
 

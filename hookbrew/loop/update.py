@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hookbrew.config import Train
 from hookbrew.errors import NonFiniteError
 from hookbrew.loop.dispatch import Dispatch
+from hookbrew.loop.meter import spoilt
 from hookbrew.loop.state import State
 
 
@@ -62,14 +63,6 @@ class Update:
     def deferred(self, state: State) -> bool:
         """Whether a step that is not finite can be left out without asking the device."""
         return state.device.type == "cuda" and bool(self.optimizer.defaults.get("fused"))
-
-
-def spoilt(norm: Tensor, loss: Tensor) -> Tensor:
-    """Whether one of the two is not finite, a bool scalar on their device: x - x is then nan, else 0.
-
-    torch.isfinite says the same with twice as many kernels, and this runs every step.
-    """
-    return torch.isnan((norm - norm) + (loss - loss))
 
 
 def updating(train: Train, optimizer: torch.optim.Optimizer, dispatch: Dispatch, device: torch.device) -> Update:

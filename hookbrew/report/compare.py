@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from hookbrew.config import inline, settings
 from hookbrew.report.curves import Curve, best, curves, falls
 from hookbrew.report.read import Part, Run
 from hookbrew.report.weights import Weights
@@ -111,28 +112,7 @@ def crowned(rows: Sequence[Row], wanted: Sequence[Column]) -> Iterator[Row]:
 
 def differences(trees: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str | None]]]:
     """The keys in which configurations differ, each with its value in every one; None where one has no such key."""
-    flat = [dict(flattened(tree)) for tree in trees]
+    flat = [{key: inline(value) for key, value in settings(tree).items()} for tree in trees]
     every = dict.fromkeys(key for table in flat for key in table)
     found = [(key, [table.get(key) for table in flat]) for key in every]
     return [(key, values) for key, values in found if len(set(values)) > 1]
-
-
-def flattened(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of a configuration: `losses[0].temperature`, and the value as TOML has it."""
-    if isinstance(value, Mapping) and (value or not path):
-        for key, inner in value.items():
-            yield from flattened(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        for index, item in enumerate(value):
-            yield from flattened(item, f"{path}[{index}]")
-    else:
-        yield path, spelt(value)
-
-
-def spelt(value: Any) -> str:
-    """A value in one line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{', '.join(map(spelt, value))}]"
-    return f'"{value}"' if isinstance(value, str) else "{}" if isinstance(value, Mapping) else str(value)

@@ -121,6 +121,7 @@ def test_it_is_said_from_where_and_how(train, folder, known):
     ("change", "level", "told"),
     [
         ("optimizer.lr=0.5", "data", "optimizer.lr: 0.01 before, 0.5 now"),
+        ("train.precision=fp16", "data", "train.precision: 'auto' before, 'fp16' now"),
         ("train.clip_grad_norm=1.0", "data", "train.clip_grad_norm: not there before, 1.0 now"),
         ("losses[0].temperature=3.0", "data", "losses[0].temperature: 2.0 before, 3.0 now"),
         ("seed=4", "weights", "seed: 3 before, 4 now"),
