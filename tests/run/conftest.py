@@ -1,7 +1,10 @@
 """A user's folder: a module with models and data, and a configuration that trains in a second."""
 
+import signal
+import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -201,3 +204,30 @@ def train(folder, known):
         return output
 
     return make
+
+
+@pytest.fixture
+def started(toy):
+    """started(*arguments): a process that trains in a group of its own, and has logged a row; killed afterwards."""
+    processes = []
+
+    def start(*arguments, rows="metrics.jsonl"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hookbrew", "run", "toy.toml", *arguments],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # a test run in the background inherits an ignored SIGINT; a terminal's command does not
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            start_new_session=True,
+        )
+        processes.append(process)
+        file, deadline = toy / "runs/toy" / rows, time.monotonic() + 120
+        while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 
 import attrs
@@ -205,20 +204,8 @@ def test_a_folder_that_is_no_run_is_not_replaced(toy, hookbrew):
     assert files(toy / "runs") == ["toy/thesis.txt"]
 
 
-def test_ctrl_c_twice_ends_a_run_cleanly(toy):
-    command = [sys.executable, "-m", "hookbrew", "run", "toy.toml", "-s", "train.epochs=100000"]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # a test run in the background inherits an ignored SIGINT; a terminal's command does not
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    metrics = toy / "runs/toy/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.05)
+def test_ctrl_c_twice_ends_a_run_cleanly(toy, started):
+    process = started("-s", "train.epochs=100000")
     os.kill(process.pid, signal.SIGSTOP)  # so that both are there before the step is over
     os.kill(process.pid, signal.SIGINT)
     os.kill(process.pid, signal.SIGTERM)
