@@ -58,7 +58,8 @@ class Store:
     def write(self, step: int, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Path:
         """Make a checkpoint; what stood there before still stands if this fails.
 
-        Raises CheckpointError when it cannot be written: nothing of it is left then.
+        Raises CheckpointError when it cannot be written. Nothing of it is left then, nor after an exception from
+        elsewhere, as torch raises one here when a process that loads data dies.
         """
         place, fresh, old = self.place(step), self.folder / f".new-{step:08}", self.folder / f".old-{step:08}"
         try:
@@ -76,8 +77,11 @@ class Store:
             fresh.rename(place)
             synced(self.folder)
         except OSError as error:
-            shutil.rmtree(fresh, ignore_errors=True)
             raise CheckpointError(f"the checkpoint {place} cannot be written: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if old.exists() and not place.exists():
+                old.rename(place)
         shutil.rmtree(old, ignore_errors=True)
         return place
 

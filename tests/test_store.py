@@ -211,6 +211,25 @@ KILLED = """
 """
 
 
+def test_an_exception_from_elsewhere_leaves_what_stood_there(store, monkeypatch):
+    """As of torch, which raises wherever the training is when a process that loads data has died."""
+    store.write(7, FILES, {"epoch": 3})
+    with pytest.raises(TypeError):
+        store.write(8, FILES, {"epoch": object()})
+    rename = os.rename
+
+    def dies(source, target):
+        if ".new-" in str(source):
+            raise RuntimeError("worker exited")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", dies)
+    with pytest.raises(RuntimeError):
+        store.write(7, {"other.bin": b"1"}, {"epoch": 4})
+    assert [path.name for path in store.folder.iterdir()] == ["step-00000007"]
+    assert store.newest()[0].facts == {"epoch": 3}
+
+
 def test_killed_at_any_moment(tmp_path):
     """Whatever a process was doing, the newest checkpoint is whole, and no older than the last that was reported."""
     reported = 0
