@@ -26,11 +26,28 @@ from hookbrew.config import (
 from hookbrew.config.structure import NAME
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.groups import adopt, owned
-from hookbrew.loop import Batch, Chain, Dispatch, Feed, Given, Loop, Mixture, State, chosen, mix, moved, rated
+from hookbrew.loop import (
+    SHARE,
+    Batch,
+    Chain,
+    Dispatch,
+    Feed,
+    Given,
+    Loop,
+    Mixture,
+    State,
+    chosen,
+    mix,
+    moved,
+    rated,
+    size_of,
+    split,
+)
 from hookbrew.modes import evaluating
 from hookbrew.objective import TASK, Objective, Tasks, Teachers
 from hookbrew.plugin import Catalogue
 from hookbrew.progress import Schedule
+from hookbrew.ranks import of, world
 from hookbrew.request import Request, Task
 
 
@@ -158,23 +175,29 @@ class Distillation:
             augment=self.augmented,
             dispatch=Dispatch(fitting.callbacks),
             folder=fitting.folder,
+            ranks=of(self.student),
         )
 
     def augmented(self, batch: Batch, step: int, position: int) -> Batch:
         """The batch after every augment, by random numbers that depend on (seed, step, position) alone.
 
-        position tells the batches of one step apart.
+        position tells the batches of one step apart. Of several processes each has random numbers of its own.
         """
         if self._augments:
-            generator = torch.Generator().manual_seed(mix(self._seed, "augment", step, position))
-            task = {TASK: batch.pop(TASK)} if (batch := dict(batch)) and self._several else {}
+            other = [rank] if (rank := world().rank) else []
+            generator = torch.Generator().manual_seed(mix(self._seed, "augment", step, position, *other))
+            hidden = {SHARE, *([TASK] if self._several else [])} & batch.keys()
+            kept, batch = {key: batch[key] for key in hidden}, {k: v for k, v in batch.items() if k not in hidden}
             for augment in self._augments:
                 batch = augment(batch, generator)
-            batch = {**batch, **task}
+            batch = {**batch, **kept}
         return batch
 
     def measure(self, feed: Feed, train: Train) -> list[Batch]:
-        """Bring the models to their device and measure sizes on the first batch; returns it, or that of each task."""
+        """Bring the models to their device and measure sizes on the first batch; returns it, or that of each task.
+
+        Where several processes share a batch, as much of it is measured as each of them will get.
+        """
         device = chosen(train.device)
         for model in (self.student, *(teacher for task in self.tasks.values() for teacher in task.models)):
             model.to(device)
@@ -182,7 +205,8 @@ class Distillation:
         with kept_random(device), self.objective.attached():
             batches = feed.first()
             for batch in batches:
-                self.objective.measure(moved(batch, device), stop=train.stop_teacher)
+                part = next(split(batch, -(-size_of(batch) // world().size)))
+                self.objective.measure(moved(part, device), stop=train.stop_teacher)
         owned(self.objective)
         return batches
 

@@ -15,6 +15,7 @@ HookbrewError                 anything a user can mend; the command line prints 
 │   └── CheckpointError       checkpoints that cannot be written, or of which none is whole            exit 74
 ├── CallbackError             a callback whose methods are not events                                  exit 2
 ├── PreemptedError            a run that a signal ended after a checkpoint: resume it                  exit 75
+├── PeerError                 what stopped another process of the same training; that one tells it     its own
 └── NonFiniteError            a loss or a gradient that is not finite                                  exit 76
 
 Exit codes: 2 is wrong input, 74 a disk that takes no checkpoint, 75 a run that waits to be resumed, 76 one that was
@@ -133,6 +134,14 @@ class PreemptedError(HookbrewError):
 
     exit_code = 75
     word = "stopped"
+
+
+class PeerError(HookbrewError):
+    """What stopped another process of the same training, which tells it; here only the exit code is the same."""
+
+    def __init__(self, reason: str, exit_code: int) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
 
 
 class CallbackError(HookbrewError):

@@ -125,7 +125,7 @@ def widened(projection: Factory, path: str, *, student: int, teacher: int) -> An
 
 
 def optimizer(config: Optimizer, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of a configuration, fused where torch has a fused one.
+    """The optimizer of a configuration, fused where torch has a fused one; of sharded parameters, for Adam and AdamW.
 
     Raises ConfigError for an unknown name, an unknown argument, or a value that it refuses.
     """
@@ -134,7 +134,8 @@ def optimizer(config: Optimizer, parameters: Iterable[torch.nn.Parameter]) -> to
         cls = imported(config.type) if ":" in config.type else by_name(config.type)
         arguments = {"params": trained, "lr": config.lr, **config.arguments}
         free = "fused" in inspect.signature(cls).parameters and not {"fused", "foreach"} & set(arguments)
-        if free and trained[0].device.type in ("cpu", "cuda"):
+        able = not hasattr(trained[0], "device_mesh") or config.type in ("Adam", "AdamW")
+        if free and able and trained[0].device.type in ("cpu", "cuda"):
             arguments["fused"] = True
         made: torch.optim.Optimizer = fitted(cls, config.type, arguments)
     except FactoryError as error:

@@ -120,10 +120,11 @@ def planned(document: Document, catalogue: Catalogue, *, quiet: bool = False) ->
 
 
 def require_place(plan: Sequence[Stage]) -> None:
-    """Raise ConfigError for a stage that is on another device than the first: all are made before that is trained."""
-    first, last = (stage.experiment.train.device for stage in (plan[0], plan[-1]))
-    if first != last:
-        raise ConfigError([Problem("train.device", f"all stages are on one device, and the first is on {first!r}")])
+    """Raise ConfigError for a stage on another device, or sharded otherwise, than the first: all are made before it."""
+    for key, what in {"device": "are on one device", "shard": "are sharded alike"}.items():
+        first, last = (getattr(stage.experiment.train, key) for stage in (plan[0], plan[-1]))
+        if first != last:
+            raise ConfigError([Problem(f"train.{key}", f"all stages {what}, and the first has {first!r}")])
 
 
 def root(plan: Sequence[Stage]) -> Path:

@@ -13,10 +13,11 @@ from hookbrew import factory, words
 from hookbrew.config import Experiment, Factory, Merge
 from hookbrew.distillation import Distillation, Fitting
 from hookbrew.errors import ConfigError, Problem
-from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, Pad, mix
+from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, Pad, chosen, mix
 from hookbrew.objective import TASK, Names, Teachers, parted
 from hookbrew.plan import place
 from hookbrew.plugin import Catalogue
+from hookbrew.ranks import shard, world
 from hookbrew.request import Task
 
 Shelf = dict[str, nn.Module]
@@ -97,6 +98,7 @@ def feed(experiment: Experiment, task: str, which: str) -> Loader:
         collate=pad if data.collate is None else factory.build(data.collate, f"{at}data.collate"),
         fields=data.fields,
         workers=data.workers,
+        ranks=world() if training else None,
     )
 
 
@@ -104,7 +106,7 @@ def distilled(experiment: Experiment, catalogue: Catalogue, student: nn.Module |
     """All models, and the losses between them."""
     teachers = {task: taught(experiment, task, shelf) for task in experiment.parts}
     if student is None:
-        student = model(experiment, experiment.student, "student")
+        student = spread(experiment, model(experiment, experiment.student, "student"), "student", "both")
     torch.manual_seed(mix(experiment.seed, "projections"))
     tasks = {
         task: Task(
@@ -138,8 +140,15 @@ def frozen(experiment: Experiment, made: Factory, path: str, shelf: Shelf) -> nn
     """
     known = f"{experiment.seed} {path} {made!r}"
     if known not in shelf:
-        shelf[known] = model(experiment, made, path)
+        shelf[known] = spread(experiment, model(experiment, made, path), "both")
     return shelf[known]
+
+
+def spread(experiment: Experiment, made: nn.Module, *shards: str) -> nn.Module:
+    """A model, shared out over several processes if `train.shard` is one of these."""
+    if world().size > 1 and experiment.train.shard in shards:
+        shard(made.to(chosen(experiment.train.device)))
+    return made
 
 
 def model(experiment: Experiment, made: Factory, path: str) -> nn.Module:

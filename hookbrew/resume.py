@@ -23,6 +23,7 @@ from hookbrew.errors import FolderError, ResumeError
 from hookbrew.folder import STATUS
 from hookbrew.loop import Batch
 from hookbrew.prepare import Prepared
+from hookbrew.ranks import world
 from hookbrew.store import Checkpoint, Store
 
 Level = Literal["exact", "data", "weights"]
@@ -31,7 +32,7 @@ LEVELS: tuple[Level, ...] = ("exact", "data", "weights")
 WATCHING = frozenset({"checkpoint", "evaluate", "metrics", "progress", "tensorboard", "weights", "best"})
 """Callbacks that change nothing in the training."""
 FREE = (
-    *("output", "plugins", "pythonpath", "train.log_every", "train.evaluate_every"),
+    *("output", "plugins", "pythonpath", "train.log_every", "train.evaluate_every", "train.timeout"),
     *("data.workers", "data.evaluate", "data.evaluate_batch_size"),
 )
 """Settings that the bytes of a student do not depend on."""
@@ -105,6 +106,7 @@ def facts(prepared: Prepared) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "device": next((p.device.type for p in prepared.distillation.student.parameters()), "cpu"),
         "threads": experiment.train.threads or torch.get_num_threads(),
+        "processes": world().size,
     }
     kept: dict[str, Any] = json.loads(json.dumps(made, default=str))  # TOML has dates, and JSON none
     return kept

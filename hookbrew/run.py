@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -18,6 +19,7 @@ from hookbrew.loop import Loop, State, chosen, finite, mix
 from hookbrew.plan import Stage, placed, planned, root, written
 from hookbrew.plugin import Catalogue
 from hookbrew.prepare import Prepared, Shelf, looped, prepare
+from hookbrew.ranks import Ranks, joined, leading, world
 from hookbrew.resume import LEVELS, Level, Resumed, compared, facts, newest, require_pace, require_run
 from hookbrew.signals import heeded
 from hookbrew.store import Checkpoint
@@ -64,20 +66,39 @@ def run(
     exception of a plugin or of the user's code passes through, noted.
     """
     document = read(path, sets)
-    plan = planned(document, catalogue, quiet=quiet)
+    plan = planned(document, catalogue, quiet=quiet or not leading())
     output = root(plan)
-    if going and (output / folder.STATUS).is_file():
-        if newest([stage.experiment for stage in plan])[1] is not None:
-            return continued(document, plan, catalogue=catalogue, changed=True, say=say)
-        overwrite = True  # there is nothing yet that could be lost
-    folder.refuse(output, overwrite=overwrite)
-    with built(plan, catalogue) as made:
-        loops = looping(plan, made)
-        files = described(document, plan, catalogue)
-        folder.create(output, overwrite=overwrite)
-        with folder.locked(output), hinted(output):
-            trained(plan, loops, files=files, say=say)
+    with together(plan) as ranks:
+        if going and ranks.first((output / folder.STATUS).is_file):
+            if ranks.first(lambda: newest([stage.experiment for stage in plan]))[1] is not None:
+                return continued(document, plan, catalogue=catalogue, changed=True, say=say)
+            overwrite = True  # there is nothing yet that could be lost
+        ranks.first(lambda: folder.refuse(output, overwrite=overwrite))
+        with built(plan, catalogue) as made:
+            loops = looping(plan, made)
+            files = described(document, plan, catalogue)
+            ranks.first(lambda: folder.create(output, overwrite=overwrite))
+            with alone(output, ranks), hinted(output):
+                trained(plan, loops, files=files, say=say)
     return loops[-1].state
+
+
+@contextmanager
+def together(plan: Sequence[Stage]) -> Iterator[Ranks]:
+    """The processes that train meet, if several were started."""
+    train = plan[0].experiment.train
+    with joined(train.device, train.timeout) as ranks:
+        if train.shard != "none" and ranks.size == 1:
+            log.info("train.shard = %r: this process is alone, and has all of it", train.shard)
+        yield ranks
+
+
+@contextmanager
+def alone(output: Path, ranks: Ranks) -> Iterator[None]:
+    """No other training writes into the folder meanwhile; the first of several processes holds it for all."""
+    with ExitStack() as stack:
+        ranks.first(lambda: stack.enter_context(folder.locked(output)))
+        yield
 
 
 def resume(
@@ -96,8 +117,9 @@ def resume(
     """
     output = Path(where).absolute()
     document = read(require_run(output), [*sets, f"output={json.dumps(str(output))}"])
-    plan = planned(document, catalogue, quiet=quiet)
-    return continued(document, plan, catalogue=catalogue, require=require, changed=bool(sets), say=say)
+    plan = planned(document, catalogue, quiet=quiet or not leading())
+    with together(plan):
+        return continued(document, plan, catalogue=catalogue, require=require, changed=bool(sets), say=say)
 
 
 def continued(
@@ -110,10 +132,10 @@ def continued(
     say: Callable[[str], object],
 ) -> State:
     """Train on from the newest checkpoint; changed: whether the configuration may be another than it was."""
-    output = root(plan)
-    with folder.locked(output), built(plan, catalogue) as made:
+    output, ranks = root(plan), world()
+    with alone(output, ranks), built(plan, catalogue) as made:
         loops = looping(plan, made)
-        place, checkpoint, wrong = newest([stage.experiment for stage in plan])
+        place, checkpoint, wrong = ranks.first(lambda: newest([stage.experiment for stage in plan]))
         if checkpoint is None:
             raise ResumeError(f"{output} has no checkpoint yet; begin anew: hookbrew run {document.path} --overwrite")
         for note in wrong:
@@ -179,11 +201,12 @@ def trained(
             with placed(stage.document), recorded(loop.state, output, last=number == len(plan) - 1, **told):
                 while files:
                     name, text = files.popitem()
-                    folder.write(output / name, text)
+                    loop.ranks.first(partial(folder.write, output / name, text))
                 if named:
                     say(f"stage {stage.name} ({number + 1} of {len(plan)}): {loop.state.total_steps} steps")
                 with inside(stage, loop.state):
-                    sow(mix(stage.experiment.seed, "train", *named.values()))
+                    other = [rank] if (rank := loop.ranks.rank) else []
+                    sow(mix(stage.experiment.seed, "train", *named.values(), *other))
                     loop.run(here.checkpoint if here else None)
             loop.optimizer.state.clear()  # nobody asks for it again, and it is twice as large as the student
 
@@ -204,7 +227,7 @@ def inside(stage: Stage, state: State) -> Iterator[None]:
     if not stage.name:
         yield
         return
-    if not stage.experiment.output.exists():
+    if state.ranks.main and not stage.experiment.output.exists():
         folder.create(stage.experiment.output, overwrite=False)
     with recorded(state, stage.experiment.output):
         yield
@@ -216,6 +239,9 @@ def recorded(state: State, where: Path, *, last: bool = True, **named: str) -> I
 
     last: whether the run is done after this; else another stage comes. named: what more the status says.
     """
+    if not state.ranks.main:
+        yield
+        return
     folder.status(where, "running", total_steps=state.total_steps, **named)
     try:
         yield

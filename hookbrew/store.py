@@ -61,13 +61,28 @@ class Store:
         Raises CheckpointError when it cannot be written. Nothing of it is left then, nor after an exception from
         elsewhere, as torch raises one here when a process that loads data dies.
         """
-        place, fresh, old = self.place(step), self.folder / f".new-{step:08}", self.folder / f".old-{step:08}"
+        self.begin(step)
+        return self.finish(step, files, facts)
+
+    def begin(self, step: int) -> Path:
+        """A new folder, into which others may write before `finish`; raises CheckpointError."""
+        fresh = self.folder / f".new-{step:08}"
         try:
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
+        except OSError as error:
+            raise self.unwritten(step, error) from error
+        return fresh
+
+    def finish(self, step: int, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Path:
+        """Make a checkpoint of these files and of what is in the folder already; as `write`."""
+        place, fresh, old = self.place(step), self.folder / f".new-{step:08}", self.folder / f".old-{step:08}"
+        try:
+            there = {path.relative_to(fresh).as_posix(): path for path in fresh.rglob("*") if path.is_file()}
+            listed = {name: summed(path.read_bytes()) for name, path in sorted(there.items())}
             for name, content in files.items():
                 put(fresh / name, content)
-            listed = {name: {"bytes": len(content), "crc32": zlib.crc32(content)} for name, content in files.items()}
+                listed[name] = summed(content)
             manifest = {"format": FORMAT, "step": step, "files": listed, "facts": dict(facts)}
             put(fresh / MANIFEST, json.dumps(manifest, indent=1).encode())
             synced(fresh)
@@ -77,13 +92,17 @@ class Store:
             fresh.rename(place)
             synced(self.folder)
         except OSError as error:
-            raise CheckpointError(f"the checkpoint {place} cannot be written: {error.strerror or error}") from error
+            raise self.unwritten(step, error) from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
             if old.exists() and not place.exists():
                 old.rename(place)
         shutil.rmtree(old, ignore_errors=True)
         return place
+
+    def unwritten(self, step: int, error: OSError) -> CheckpointError:
+        """What to raise for a checkpoint that the disk did not take."""
+        return CheckpointError(f"the checkpoint {self.place(step)} cannot be written: {error.strerror or error}")
 
     def place(self, step: int) -> Path:
         """Where the checkpoint of a step stands."""
@@ -163,6 +182,11 @@ def checked(path: Path, facts: Mapping[str, int]) -> bytes:
     if zlib.crc32(content) != facts["crc32"]:
         raise CheckpointError(f"{path} is damaged: its checksum is another")
     return content
+
+
+def summed(content: bytes) -> dict[str, int]:
+    """Size and checksum."""
+    return {"bytes": len(content), "crc32": zlib.crc32(content)}
 
 
 def put(path: Path, content: bytes) -> None:

@@ -102,12 +102,18 @@ def launch(script, folder):
 
 @pytest.fixture(scope="session")
 def launched(tmp_path_factory):
-    """launched(script)(case): the results of both ranks. Two processes run all cases of a script once."""
+    """launched(script)(case): the results of both ranks. Two processes run all cases of a script once.
+
+    prepare: is given the folder of the script before they do.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("torch without gloo")
 
-    def start(script):
-        results = launch(script, tmp_path_factory.mktemp(script.stem))
+    def start(script, prepare=None):
+        folder = tmp_path_factory.mktemp(script.stem)
+        if prepare is not None:
+            prepare(folder)
+        results = launch(script, folder)
         return lambda case: [result[case] for result in results]
 
     return start

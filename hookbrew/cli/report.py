@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
 import click
 
 from hookbrew.cli.context import Context
-from hookbrew.errors import ConfigError, HookbrewError
+from hookbrew.errors import ConfigError, HookbrewError, PeerError
 from hookbrew.plugin.blame import package
 
 OURS = frozenset({"hookbrew", "hookbrew_plugins", "click", "pluggy"})
 """Frames that tell a user nothing about their own code."""
+PAUSE = 2
+"""Seconds that a process which is not the first waits before it tells an error."""
 NEUTRAL = frozenset({"torch", "attr", "attrs", "cattrs", *sys.stdlib_module_names})
 """Code that raises because its caller did something wrong."""
 
@@ -39,7 +42,13 @@ def guarded(call: Callable[[], object], context: Context) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except PeerError as error:
+        return error.exit_code  # the process that it was in tells it
     except HookbrewError as error:
+        if rank := int(os.environ.get("RANK", "0")):
+            # most mistakes are found by all processes at once: the first tells them, and torchrun ends the others
+            time.sleep(PAUSE)
+            error.add_note(f"in process {rank}")
         return expected(error, context)
     except SystemExit as error:
         if not foreign(owners(error)):  # click's: after a completion, or when nobody reads the output any more

@@ -32,10 +32,11 @@ def resume(context: Context, run: str, sets: tuple[str, ...], require: Level, qu
     From its newest checkpoint that is whole; what matches and what does not is printed first. A run that is done only
     writes its results again: give it more to do with -s train.epochs=...
     """
+    from hookbrew.ranks import leading
     from hookbrew.run import resume as train
 
     def say(line: str) -> None:
-        if not quiet:
+        if not quiet and leading():
             click.echo(line, err=True)
 
     finished(train(run, sets, catalogue=context.catalogue(), require=require, quiet=quiet, say=say))

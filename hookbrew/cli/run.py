@@ -25,6 +25,7 @@ def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, r
 
     Everything is checked before the first step; `hookbrew check` does only that.
     """
+    from hookbrew.ranks import leading
     from hookbrew.run import run as train
 
     if overwrite and resume:
@@ -32,7 +33,7 @@ def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, r
     catalogue = context.catalogue()
 
     def say(line: str) -> None:
-        if not quiet:
+        if not quiet and leading():
             click.echo(line, err=True)
 
     say(f"plugins: {', '.join(f'{p.name} {p.version}' for p in catalogue.plugins) or 'none'}")
@@ -40,7 +41,9 @@ def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, r
 
 
 def finished(state: State) -> None:
-    """Say that a run is done, and what came out."""
+    """Say that a run is done, and what came out; the first of several processes does."""
+    if not state.ranks.main:
+        return
     results = "".join(f"  {name} {value:.4f}" for name, value in state.metrics.items())
     why = f" ({state.stop_reason})" if state.stop_reason else ""
     click.echo(f"done: {state.step} steps{why}{results}  {state.folder}")

@@ -197,6 +197,11 @@ class Train:
     """`auto` takes CUDA, then MPS, then the CPU; or a device as torch writes it: `cuda:1`."""
     stop_teacher: bool = True
     """Where no loss reads the teacher's output, let it stop after the last layer that one reads."""
+    shard: Literal["none", "student", "both"] = "none"
+    """Of several processes: each has the whole student and teacher; or a part of the student, its gradients and moments
+    (FSDP2); or of the teacher too."""
+    timeout: float = positive(600.0)
+    """Seconds that a process waits for the others before it gives up."""
     threads: int | None = at_least(1, None)
     """CPU threads of torch during the run; small models are fastest on 1."""
     log_every: int = at_least(1, 10)

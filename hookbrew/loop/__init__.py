@@ -1,6 +1,6 @@
 """The event-driven training loop. `hookbrew.loop.events` draws it."""
 
-from hookbrew.loop.batch import Batch, Pad, moved
+from hookbrew.loop.batch import SHARE, Batch, Pad, moved, size_of, split
 from hookbrew.loop.data import Feed, Given, Loader, mix
 from hookbrew.loop.device import autocast, chosen
 from hookbrew.loop.dispatch import Dispatch
@@ -10,11 +10,13 @@ from hookbrew.loop.meter import finite
 from hookbrew.loop.mixture import Chain, Mixture
 from hookbrew.loop.rate import Rate, rated
 from hookbrew.loop.save import save
+from hookbrew.loop.shards import spread
 from hookbrew.loop.state import State
 from hookbrew.store import Store
 
 __all__ = [
     "EVENTS",
+    "SHARE",
     "Batch",
     "Chain",
     "Dispatch",
@@ -35,4 +37,7 @@ __all__ = [
     "moved",
     "rated",
     "save",
+    "size_of",
+    "split",
+    "spread",
 ]

@@ -18,6 +18,17 @@ from hookbrew import words
 from hookbrew.errors import DataError
 
 Batch = dict[str, Any]
+SHARE = "hookbrew.share"
+"""The key under which a process finds how much of a batch it has; not there when it has all of it."""
+
+
+@attrs.frozen
+class Share:
+    """A process's part of a batch, in samples."""
+
+    mine: int
+    """0 for a process that runs a sample of another one along, which counts as nothing."""
+    whole: int
 
 
 def named(batch: Any, fields: Sequence[str]) -> Batch:
@@ -95,12 +106,25 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
+def counted(batch: Batch) -> int:
+    """The samples of a batch that are trained on here."""
+    share: Share | None = batch.get(SHARE)
+    return size_of(batch) if share is None else share.mine
+
+
 def size_of(batch: Batch) -> int:
     """The number of samples of a batch: the first dimension of its first tensor."""
     for value in batch.values():
         if isinstance(value, Tensor) and value.dim():
             return len(value)
     raise DataError(f"the batch holds no tensor; its keys are {words.several(batch)}")
+
+
+def taken(batch: Batch, rows: Tensor) -> Batch:
+    """Some rows of a batch, by their numbers; what is no tensor of samples is there as it is."""
+    samples = size_of(batch)
+    there = {k: isinstance(v, Tensor) and v.dim() and len(v) == samples for k, v in batch.items()}
+    return {k: v[rows.to(v.device)] if there[k] else v for k, v in batch.items()}
 
 
 def split(batch: Batch, size: int | None) -> Iterator[Batch]:

@@ -1,7 +1,8 @@
 """Batches: in which order, made of which samples, under which names.
 
 The order of an epoch is a function of (seed, epoch) and nothing else: no global random state is read or
-moved, so evaluating, logging or an extra worker never changes what is trained on.
+moved, so evaluating, logging or an extra worker never changes what is trained on. Several processes share each batch:
+which samples it holds, and how many steps there are, does not depend on how many they are.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any, Protocol
 
 import attrs
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hookbrew import words
 from hookbrew.chance import seeded
 from hookbrew.errors import DataError
-from hookbrew.loop.batch import Batch, named, size_of
+from hookbrew.loop.batch import SHARE, Batch, Share, named, size_of
+from hookbrew.ranks import Ranks
 
 PATIENCE = 60
 """Seconds that a process goes on loading data after it was asked to terminate."""
@@ -56,14 +59,20 @@ class Samples(Protocol):
 
 
 class Picked(list[int]):
-    """The numbers of the samples of one batch, and the seed of what they draw."""
+    """The numbers of the samples of one batch, or of this process's part of it, and the seed of what they draw."""
 
     seed: int = 0
+    share: Share | None = None
+    """How much of the batch it is; None for a process alone."""
 
 
 @attrs.define
 class Order:
-    """A batch sampler: the batches of one epoch from `start` on, shuffled by (seed, epoch)."""
+    """A batch sampler: the batches of one epoch from `start` on, shuffled by (seed, epoch).
+
+    Of several processes each takes every so many-th sample of a batch. One for which none is left, as at the end of an
+    epoch, runs the first one along with the others, and counts it as nothing.
+    """
 
     length: int
     batch_size: int
@@ -71,6 +80,7 @@ class Order:
     """None keeps the order of the dataset."""
     epoch: int = 1
     start: int = 0
+    ranks: Ranks = attrs.field(factory=Ranks)
 
     def __len__(self) -> int:
         return -(-self.length // self.batch_size)
@@ -83,9 +93,16 @@ class Order:
             indices = torch.randperm(self.length, generator=generator)
         for place, chunk in enumerate(torch.split(indices, self.batch_size)):
             if place >= self.start:
-                picked = Picked(chunk.tolist())
-                picked.seed = mix(self.seed or 0, "samples", self.epoch, place)
-                yield picked
+                yield self.picked(chunk, place)
+
+    def picked(self, chunk: Tensor, place: int) -> Picked:
+        """This process's part of a batch, all of it for a process alone."""
+        rank, size = self.ranks.rank, self.ranks.size
+        mine = chunk[rank::size]
+        picked = Picked((mine if len(mine) else chunk[:1]).tolist())
+        picked.seed = mix(self.seed or 0, "samples", self.epoch, place, *([rank] if rank else []))
+        picked.share = Share(len(mine), len(chunk)) if size > 1 else None
+        return picked
 
 
 class Loader:
@@ -100,7 +117,9 @@ class Loader:
         collate: Callable[[list[Any]], Any],
         fields: Sequence[str] = (),
         workers: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
+        """ranks: the processes that share each batch; all of it is given when left out."""
         if not (isinstance(samples, Sized) and hasattr(samples, "__getitem__")):
             raise DataError(f"a dataset needs len() and integer indices; {type(samples).__name__} lacks them")
         if isinstance(samples, Mapping):
@@ -109,7 +128,7 @@ class Loader:
             )
         if not len(samples):
             raise DataError(f"the dataset is empty: {type(samples).__name__} of length 0")
-        self._order = Order(len(samples), batch_size, seed)
+        self._order = Order(len(samples), batch_size, seed, ranks=ranks or Ranks())
         self._fields = fields
         self.index: str | None = None
         """The key under which batches get the numbers of their samples, unless they have it; None for nowhere."""
@@ -133,17 +152,23 @@ class Loader:
         return self._order.length
 
     def first(self) -> list[Batch]:
-        """The first batch of the first epoch."""
-        return [next(iter(self.epoch(1)))]
+        """The first batch of the first epoch, all of it."""
+        ranks, self._order.ranks = self._order.ranks, Ranks()
+        try:
+            return [next(iter(self.epoch(1)))]
+        finally:
+            self._order.ranks = ranks
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number`, counted from 1; start: how many of them were had before."""
         self._order.epoch, self._order.start = number, start
-        for numbers, made in noted(self._loader, number):
+        for picked, made in noted(self._loader, number):
             if isinstance(made, DataError):
                 raise made
             batch = named(made, self._fields)
-            yield batch if self.index is None else {self.index: torch.tensor(numbers), **batch}
+            if self.index is not None:
+                batch = {self.index: torch.tensor([*picked]), **batch}
+            yield batch if picked.share is None else {**batch, SHARE: picked.share}
 
     def close(self) -> None:
         """End the workers, which otherwise wait for another epoch; there are no batches afterwards."""
@@ -225,13 +250,13 @@ class Drawn:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitems__(self, picked: Picked) -> tuple[list[int], Any]:
+    def __getitems__(self, picked: Picked) -> tuple[Picked, Any]:
         """The numbers of a batch, and the batch."""
         with seeded(picked.seed):
             try:
-                return list(picked), self.collate([self.samples[number] for number in picked])
+                return picked, self.collate([self.samples[number] for number in picked])
             except DataError as error:
-                return list(picked), error
+                return picked, error
 
 
 def patient(worker: int) -> None:

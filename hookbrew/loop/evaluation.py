@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 import attrs
 import torch
+from torch import Tensor
 
-from hookbrew.loop.batch import moved
+from hookbrew.loop.batch import Batch, moved, size_of, taken
 from hookbrew.loop.data import Feed
+from hookbrew.loop.device import autocast
 from hookbrew.loop.dispatch import Dispatch
 from hookbrew.loop.state import State
-from hookbrew.loop.step import Trainable
-from hookbrew.modes import evaluating
+from hookbrew.loop.trainable import Trainable
+from hookbrew.loop.training import Training
+from hookbrew.modes import evaluating as still
+from hookbrew.ranks import Ranks
 
 
 @attrs.frozen(kw_only=True)
 class Evaluation:
-    """Runs the student over the evaluation data and lets callbacks count."""
+    """Runs the student over the evaluation data and lets callbacks count.
+
+    Several processes share the rows of each batch, and each of them sees the logits of all: whatever a callback counts,
+    it counts over all data, and comes to the same in every process.
+    """
 
     objective: Trainable
     feed: Feed
@@ -29,13 +39,46 @@ class Evaluation:
         """Fire eval_start, eval_batch_end for each batch, eval_end; modes and random states come back."""
         state.eval_requested = False
         state.metrics = {}
-        with evaluating(state.student), torch.no_grad():
+        with still(state.student), torch.no_grad():
             self.dispatch.fire("eval_start", state)
+            state.ranks.alike([*state.student.buffers()])  # each process has statistics of its own
             for batch in self.feed.epoch(1):
                 state.see(moved(batch, state.device))
-                with self.autocast():
-                    state.logits, state.labels = self.objective.predict(state.batch)
+                state.logits, state.labels = self.predicted(state.batch, state.ranks)
                 self.dispatch.fire("eval_batch_end", state)
             state.logits = state.labels = None
             self.dispatch.fire("eval_end", state)
             state.last_eval_step = state.step  # not before: that there was none tells filters which one is the first
+
+    def predicted(self, batch: Batch, ranks: Ranks) -> tuple[Any, Any]:
+        """The student's logits for a batch and its labels, each process computing some of the rows."""
+        if ranks.size == 1:
+            with self.autocast():
+                return self.objective.predict(batch)
+        size = size_of(batch)
+        rows = ranks.rows(size)
+        with self.autocast():
+            logits, labels = self.objective.predict(taken(batch, rows))
+            if not all(len(tensor) == len(rows) for tensor in listed(logits)):
+                return self.objective.predict(batch)  # rows of these logits are no rows of the batch
+        return joined(logits, ranks, size), joined(labels, ranks, size)
+
+
+def listed(value: Any) -> list[Tensor]:
+    """Tensors of which there are several, or one, or none."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def joined(value: Any, ranks: Ranks, size: int) -> Any:
+    """The rows of all processes, of each of several tensors, or of one."""
+    if isinstance(value, list):
+        return [joined(part, ranks, size) for part in value]
+    return None if value is None else ranks.whole(value, size)
+
+
+def evaluating(loop: Training) -> Evaluation | None:
+    """What evaluates in a training, if there is data for it."""
+    if loop.evaluate is None:
+        return None
+    precise = partial(autocast, loop.train.precision, loop.device)
+    return Evaluation(objective=loop.objective, feed=loop.evaluate, dispatch=loop.dispatch, autocast=precise)

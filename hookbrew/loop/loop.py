@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -17,11 +16,12 @@ import torch
 from hookbrew import words
 from hookbrew.config import Train
 from hookbrew.errors import CallbackError
+from hookbrew.loop.accord import Accord
 from hookbrew.loop.batch import Batch, moved
 from hookbrew.loop.data import Feed, groups
-from hookbrew.loop.device import autocast, threads
+from hookbrew.loop.device import threads
 from hookbrew.loop.dispatch import Dispatch, reported
-from hookbrew.loop.evaluation import Evaluation
+from hookbrew.loop.evaluation import evaluating
 from hookbrew.loop.events import EVENTS
 from hookbrew.loop.meter import Meter
 from hookbrew.loop.mixture import Mixture
@@ -29,8 +29,10 @@ from hookbrew.loop.rate import Rate
 from hookbrew.loop.row import require_finite, row
 from hookbrew.loop.saving import Saver
 from hookbrew.loop.state import State
-from hookbrew.loop.step import Step, Trainable
+from hookbrew.loop.step import Step, stepping
+from hookbrew.loop.trainable import Trainable
 from hookbrew.loop.update import Update, updating
+from hookbrew.ranks import Ranks
 from hookbrew.store import Checkpoint
 
 
@@ -49,6 +51,8 @@ class Loop:
     """(batch, step, position in the step) -> the augmented batch."""
     dispatch: Dispatch = attrs.field(factory=Dispatch)
     folder: Path | None = None
+    ranks: Ranks = attrs.field(factory=Ranks)
+    accord: Accord = attrs.field(init=False, factory=Accord)
     state: State = attrs.field(init=False)
     update: Update = attrs.field(init=False)
     meter: Meter = attrs.field(init=False)
@@ -66,6 +70,7 @@ class Loop:
             total_epochs=None if self.train.steps else self.train.epochs or 1,
             folder=self.folder,
             several=isinstance(self.feed, Mixture),
+            ranks=self.ranks,
             announce=self.announce,
         )
         self.update = updating(self.train, self.optimizer, self.dispatch, self.device)
@@ -97,33 +102,18 @@ class Loop:
                 self.optimizer.zero_grad(set_to_none=True)
                 if resume is not None:
                     self.saver.restore(resume)
+                step, evaluate = stepping(self), evaluating(self)  # what is frozen later is wrapped by now
                 dispatch.fire("run_start", state)
                 if resume is not None:
                     dispatch.fire("resumed", state)
-                self.epochs(state, dispatch)
+                self.accord.settle(state)
+                while state.batches or state.unfinished:
+                    self.epoch(state, step, evaluate)
+                    if state.batches:
+                        break
                 self.saver()
                 dispatch.fire("run_end", state)
         return state
-
-    def epochs(self, state: State, dispatch: Dispatch) -> None:
-        """All epochs that are left, each in its own order."""
-        precise = partial(autocast, self.train.precision, self.device)
-        step = Step(
-            objective=self.objective,
-            update=self.update,
-            dispatch=dispatch,
-            meter=self.meter,
-            prepare=self.prepare,
-            autocast=precise,
-            halve=self.train.out_of_memory == "halve",
-        )
-        evaluate: Callable[[State], None] | None = None
-        if self.evaluate is not None:
-            evaluate = Evaluation(objective=self.objective, feed=self.evaluate, dispatch=dispatch, autocast=precise)
-        while state.batches or state.unfinished:
-            self.epoch(state, step, evaluate)
-            if state.batches:
-                break
 
     def epoch(self, state: State, step: Step, evaluate: Callable[[State], None] | None) -> None:
         """One epoch, or what is left of it: of a run that goes on nothing may be left but its end."""
@@ -134,8 +124,10 @@ class Loop:
             if not state.unfinished:
                 break
             self.step(state, step, group)
+            self.accord.settle(state)
             if evaluate is not None and self.due(state):
                 evaluate(state)
+                self.accord.settle(state)
             self.saver.asked()
             self.saver.heed()
         else:
@@ -143,6 +135,7 @@ class Loop:
         if evaluate is not None and self.train.evaluate_every is None and state.last_eval_step != state.step:
             evaluate(state)
         self.dispatch.fire("epoch_end", state)
+        self.accord.settle(state)
         self.saver.asked()
 
     def step(self, state: State, step: Step, group: list[Batch]) -> None:
@@ -163,8 +156,8 @@ class Loop:
     def due(self, state: State) -> bool:
         """Whether to evaluate after this step."""
         every, last = self.train.evaluate_every, state.step == state.total_steps
-        return state.eval_requested or (every is not None and (state.step % every == 0 or last))
+        return self.accord.evaluate or (every is not None and (state.step % every == 0 or last))
 
-    def prepare(self, state: State, batch: Batch, position: int) -> Batch:
+    def prepared(self, state: State, batch: Batch, position: int) -> Batch:
         """The batch, augmented, on the device."""
         return moved(self.augment(batch, state.step, position), self.device)

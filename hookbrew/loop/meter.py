@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,18 +73,26 @@ class Meter:
         for name in NUMBERS:
             setattr(self, f"_{name}", state[name])
 
-    def row(self) -> dict[str, float]:
+    def share(self, others: Sequence[Mapping[str, Any]] | None) -> None:
+        """Add what other processes had summed up; None where one of the others has taken this process's part over."""
+        for name in ("sums", "counts"):
+            parts = [] if others is None else [getattr(self, f"_{name}"), *(o[name].to(self._device) for o in others)]
+            setattr(self, f"_{name}", sum(parts, start=self._zeros(len(self._names))))
+
+    def row(self, total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> dict[str, float]:
         """Means since the last row; the gradient norm is the last step's, nan if one of them was not finite.
 
         A loss that counted nothing, as of a task that was not drawn, has no mean and is left out. `skipped` is the
         number of updates left out so far, `streak` that of the last ones in a row. The only host sync of a step.
+        total: gives the sum of a tensor over the processes that train together.
         """
+        sums, counts = total(torch.stack([self._sums, self._counts]))
         loss = self._loss / (self._made if self._skipping else self._steps)
         whole = [loss, self._norm + self._spoilt, self._skipped, self._streak]
-        packed = torch.cat([torch.stack(whole), self._sums / self._counts.clamp(min=1), self._counts]).tolist()
-        means, counts = packed[4 : 4 + len(self._names)], packed[4 + len(self._names) :]
+        packed = torch.cat([torch.stack(whole), sums / counts.clamp(min=1), counts]).tolist()
+        means, numbers = packed[4 : 4 + len(self._names)], packed[4 + len(self._names) :]
         record = {"loss": packed[0], "grad_norm": packed[1]}
-        record |= {f"loss/{n}": mean for n, mean, count in zip(self._names, means, counts, strict=True) if count}
+        record |= {f"loss/{n}": mean for n, mean, count in zip(self._names, means, numbers, strict=True) if count}
         if self._skipping:
             record |= {"skipped": packed[2], "streak": packed[3]}
         record["samples_per_second"] = self._samples / (time.perf_counter() - self._start)

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 from hookbrew.errors import NonFiniteError
-from hookbrew.loop.meter import Meter
-from hookbrew.loop.rate import Rate
 from hookbrew.loop.state import State
-from hookbrew.loop.step import Trainable
+from hookbrew.loop.training import Training
 
 MOST = 10
 """So many updates left out one after the other end a training: it does not move any more."""
 
 
-class Logged(Protocol):
-    """What a row tells of."""
-
-    objective: Trainable
-    meter: Meter
-    rate: Rate
-    state: State
-
-
-def row(loop: Logged) -> dict[str, float]:
+def row(loop: Training) -> dict[str, float]:
     """The row of this step."""
     state, objective = loop.state, loop.objective
     weights = zip(objective.terms, objective.weights(state.progress), strict=True)
     return {
         "step": state.step,
         "epoch": state.epoch,
-        **loop.meter.row(),
+        **loop.meter.row(state.ranks.total),
         **{f"weight/{term.name}": weight for term, weight in weights},
         **objective.varying(state.progress),
         "lr": float(loop.rate.current),

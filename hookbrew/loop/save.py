@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_model
-from torch import nn
+from torch import Tensor, nn
 
 from hookbrew.errors import FolderError
-from hookbrew.taps import unwrap
+from hookbrew.loop.shards import gathered
+from hookbrew.loop.snapshot import stored
+from hookbrew.ranks import world
+from hookbrew.taps import sharded, unwrap
 
 EXTRAS = "extras.safetensors"
 """What was trained besides the student, to be read by `safetensors.torch.load_model` into `state.extras`."""
@@ -23,15 +27,24 @@ def save(model: nn.Module, folder: Path, extras: nn.Module | None = None) -> Non
     to be read by `safetensors.torch.load_model` (tied weights are stored once). The folder is made beside
     its place and renamed, so that a name never stands for half a model.
 
+    Of several processes the first one writes; all call this together, for a sharded student is gathered.
     Raises FolderError when it cannot be written; what stood there before still stands then.
     """
+    ranks, weights = world(), {m: gathered(m) for m in (unwrap(model), extras) if m is not None and sharded(m)}
+    ranks.first(lambda: written(model, folder, extras, weights))
+
+
+def written(
+    model: nn.Module, folder: Path, extras: nn.Module | None, weights: Mapping[nn.Module, dict[str, Tensor]]
+) -> None:
+    """Write what a process has; weights: those of sharded models, whole."""
     fresh, old = (folder.with_name(f".{kind}-{folder.name}") for kind in ("new", "old"))
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        put(unwrap(model), fresh)
+        put(unwrap(model), fresh, weights.get(unwrap(model)))
         if extras is not None and extras.state_dict():
-            save_model(extras, str(fresh / EXTRAS))
+            store(extras, fresh / EXTRAS, weights.get(extras))
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
@@ -44,9 +57,17 @@ def save(model: nn.Module, folder: Path, extras: nn.Module | None = None) -> Non
     shutil.rmtree(old, ignore_errors=True)
 
 
-def put(model: nn.Module, folder: Path) -> None:
-    """The files of a model, into a folder that is there."""
+def put(model: nn.Module, folder: Path, weights: dict[str, Tensor] | None) -> None:
+    """The files of a model, into a folder that is there; weights: in place of its own, where it is sharded."""
     if hasattr(model, "save_pretrained"):
-        model.save_pretrained(folder)  # type: ignore[operator]  # a method of transformers' models
+        model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]  # a method of transformers' models
     else:
-        save_model(model, str(folder / "student.safetensors"))
+        store(model, folder / "student.safetensors", weights)
+
+
+def store(model: nn.Module, path: Path, weights: dict[str, Tensor] | None) -> None:
+    """The tensors of a model in one file, each once."""
+    if weights is None:
+        save_model(model, str(path))
+    else:
+        path.write_bytes(stored(weights))

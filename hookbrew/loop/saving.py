@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+from torch import Tensor
 
-from hookbrew.errors import CheckpointError, PreemptedError
-from hookbrew.loop.snapshot import Resumable, restored, taken
+from hookbrew.errors import CheckpointError, PeerError, PreemptedError
+from hookbrew.loop.shards import put
+from hookbrew.loop.snapshot import restored, taken
+from hookbrew.loop.training import Training
 from hookbrew.store import Checkpoint, Store
 
 log = logging.getLogger("hookbrew")
@@ -21,7 +24,7 @@ MOST = 3
 class Saver:
     """Makes checkpoints of a training that has a store."""
 
-    loop: Resumable
+    loop: Training
     facts: Mapping[str, Any] = attrs.field(factory=dict)
     """What else the manifest says: what has to be the same for a resume to be exact."""
     saved: int | None = None
@@ -37,14 +40,15 @@ class Saver:
     def heed(self) -> None:
         """End the training if a signal asked for it, after a checkpoint; raises PreemptedError."""
         state = self.loop.state
-        if state.interrupted is not None and state.unfinished:
+        if self.loop.accord.end is not None and state.unfinished:
             self(must=True)
-            raise PreemptedError(f"{state.interrupted} came; stopped after step {state.step} of {state.total_steps}")
+            raise PreemptedError(f"{self.loop.accord.end} came; stopped after step {state.step} of {state.total_steps}")
 
     def asked(self) -> None:
         """Make one if a callback asked for it; raises CheckpointError for the third in a row that fails."""
-        if self.loop.state.save_requested:
+        if self.loop.accord.save:
             self(must=self.failures + 1 == MOST)
+            self.loop.accord.settle(self.loop.state)  # callbacks may have asked for something meanwhile
 
     def __call__(self, *, must: bool = False) -> None:
         """Make one of this step, if there is a store and none was made yet.
@@ -57,10 +61,10 @@ class Saver:
         if state.store is None or self.saved == state.step:
             return
         self.loop.dispatch.fire("checkpoint_saving", state)
-        files, counters = taken(self.loop)
+        files, counters, shards = taken(self.loop)
         try:
-            self.write(state.store, files, {**counters, "exact": dict(self.facts)})
-        except CheckpointError as error:
+            self.write(state.store, files, {**counters, "exact": dict(self.facts)}, shards)
+        except (CheckpointError, PeerError) as error:
             self.failures += 1
             self.loop.dispatch.fire("checkpoint_failed", state)
             if must:
@@ -68,13 +72,30 @@ class Saver:
             log.warning("%s; the training goes on, and older ones stand", error)
             return
         self.saved, self.failures = state.step, 0
-        state.store.prune(state.kept, state.step)
+        if state.ranks.main:
+            state.store.prune(state.kept, state.step)
         self.loop.dispatch.fire("checkpoint_saved", state)
 
-    def write(self, store: Store, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
+    def write(
+        self, store: Store, files: Mapping[str, bytes], facts: Mapping[str, Any], shards: Mapping[str, Tensor]
+    ) -> None:
         """Write one; where there is no space, older ones make it."""
         try:
-            store.write(self.loop.state.step, files, facts)
-        except CheckpointError:
-            attrs.evolve(store, keep_last=1, keep_every=None).prune(self.loop.state.kept, self.saved)
-            store.write(self.loop.state.step, files, facts)
+            self.written(store, files, facts, shards)
+        except (CheckpointError, PeerError):
+            if self.loop.ranks.main:
+                attrs.evolve(store, keep_last=1, keep_every=None).prune(self.loop.state.kept, self.saved)
+            self.written(store, files, facts, shards)
+
+    def written(
+        self, store: Store, files: Mapping[str, bytes], facts: Mapping[str, Any], shards: Mapping[str, Tensor]
+    ) -> None:
+        """One try: the first process makes the folder and the files, and each puts its shards there."""
+        step, ranks = self.loop.state.step, self.loop.ranks
+        folder = ranks.first(lambda: store.begin(step))
+        if shards:
+            try:
+                put(shards, folder, ranks)
+            except OSError as error:
+                raise store.unwritten(step, error) from error
+        ranks.first(lambda: store.finish(step, files, facts))

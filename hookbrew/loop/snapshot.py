@@ -3,8 +3,11 @@
     student.safetensors     weights and buffers             extras.safetensors  projections, losses that learn
     optimizer.pt            moments, counts, rates          callbacks.pt        what callbacks remember
     train.pt                scale of fp16, sums of the next row, random states
+    rank-1.pt, ...          the sums, random states and buffers of the other processes
+    shards/                 in place of the first two, and of moments, where FSDP2 has sharded them
 
-The first two are read by `safetensors.torch.load_model`, the others by `torch.load(weights_only=True)`.
+The first two are read by `safetensors.torch.load_model`, the others by `torch.load(weights_only=True)`, and the shards
+by torch.distributed.checkpoint.
 """
 
 from __future__ import annotations
@@ -12,18 +15,16 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import torch as safe
 from torch import Tensor, nn
 
-from hookbrew.chance import randomness, restore
-from hookbrew.loop.dispatch import Dispatch
-from hookbrew.loop.meter import Meter
-from hookbrew.loop.rate import Rate
-from hookbrew.loop.state import State
-from hookbrew.loop.update import Update
+from hookbrew.chance import randomness, restore, sow
+from hookbrew.loop.data import mix
+from hookbrew.loop.shards import got, parted, spread, whole
+from hookbrew.loop.training import Training
 from hookbrew.store import Checkpoint
 from hookbrew.taps import unwrap
 
@@ -34,45 +35,60 @@ COUNTERS = (
 """Fields of the state that say where a training is."""
 
 
-class Resumable(Protocol):
-    """What a training consists of."""
+def taken(loop: Training) -> tuple[dict[str, bytes], dict[str, Any], dict[str, Tensor]]:
+    """The files of a checkpoint, what its manifest says (the counters), and the tensors that FSDP2 has sharded.
 
-    state: State
-    optimizer: torch.optim.Optimizer
-    rate: Rate
-    update: Update
-    meter: Meter
-    dispatch: Dispatch
-    device: torch.device
-
-
-def taken(loop: Resumable) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The files of a checkpoint, and what its manifest says: the counters."""
+    All processes call this together, and the first one is given the files of all.
+    """
+    models = modelled(loop)
+    shards, optimizer = parted(models, loop.optimizer)
     parts: dict[str, Any] = {
-        "optimizer": loop.optimizer.state_dict(),
+        "optimizer": optimizer,
         "train": {
-            "meter": loop.meter.state_dict(),
             "scaler": loop.update.scaler.state_dict(),
             "scheduler": None if loop.rate.scheduler is None else loop.rate.scheduler.state_dict(),
-            "random": randomness(loop.device),
+            **own(loop),
         },
-        "callbacks": loop.dispatch.state_dict(),
+        "callbacks": whole(loop.dispatch.state_dict()),
     }
+    others = loop.ranks.each(dumped({**own(loop), "buffers": buffers(models)}))[1:] if loop.ranks.size > 1 else []
     counters = {name: getattr(loop.state, name) for name in COUNTERS}
-    models = {"student": unwrap(loop.state.student), "extras": loop.state.extras}
-    files = {f"{name}.safetensors": stored(model) for name, model in models.items()}
-    return files | {f"{name}.pt": dumped(part) for name, part in parts.items()}, counters
+    if not loop.ranks.main:
+        return {}, counters, shards
+    files = {} if shards else {f"{name}.safetensors": stored(model.state_dict()) for name, model in models.items()}
+    files |= {f"{name}.pt": dumped(part) for name, part in parts.items()}
+    files |= {f"rank-{rank}.pt": content for rank, content in enumerate(others, start=1)}
+    return files, {**counters, "ranks": loop.ranks.size}, shards
 
 
-def restored(loop: Resumable, checkpoint: Checkpoint) -> None:
+def modelled(loop: Training) -> dict[str, nn.Module]:
+    """What is trained, by the names of its files."""
+    return {"student": unwrap(loop.state.student), "extras": loop.state.extras}
+
+
+def own(loop: Training) -> dict[str, Any]:
+    """What each process has for itself."""
+    return {"meter": loop.meter.state_dict(), "random": randomness(loop.device)}
+
+
+def buffers(models: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """What each process counts for itself, as the statistics of batch norm."""
+    return {f"{kind}.{name}": buffer for kind, model in models.items() for name, buffer in model.named_buffers()}
+
+
+def restored(loop: Training, checkpoint: Checkpoint) -> None:
     """Bring a training that has not begun to where the checkpoint was taken.
 
     Random states come last: whatever else is restored may draw. Raises what torch raises when the models or the
     optimizer are others, and CallbackError for other callbacks.
     """
-    fill(unwrap(loop.state.student), checkpoint.read("student.safetensors"))
-    fill(loop.state.extras, checkpoint.read("extras.safetensors"))
-    optimizer = loaded(checkpoint, "optimizer")
+    models = modelled(loop)
+    if "student.safetensors" in checkpoint.files:
+        for name, model in models.items():
+            fill(model, checkpoint.read(f"{name}.safetensors"))
+        optimizer = loaded(checkpoint, "optimizer")
+    else:
+        optimizer = got(checkpoint, models, loop.optimizer, loop.ranks)
     if loop.rate.scheduler is None:  # the configuration says what the rates are; the implementation too
         known = [{k: v for k, v in group.items() if k != "params"} for group in loop.optimizer.param_groups]
         optimizer["param_groups"] = [
@@ -86,10 +102,31 @@ def restored(loop: Resumable, checkpoint: Checkpoint) -> None:
     train = loaded(checkpoint, "train")
     if loop.rate.scheduler is not None:
         loop.rate.scheduler.load_state_dict(train["scheduler"])
-    loop.meter.load_state_dict(train["meter"])
     if train["scaler"]:  # there is none of a run that was in another precision
         loop.update.scaler.load_state_dict(train["scaler"])
+    regained(loop, checkpoint, train)
+
+
+def regained(loop: Training, checkpoint: Checkpoint, train: Mapping[str, Any]) -> None:
+    """What each process had for itself; as many as there were before go on exactly.
+
+    Of others the first has what all had counted, and each draws from now on in its own way.
+    """
+    ranks, before = loop.ranks, checkpoint.facts.get("ranks", 1)
+    if ranks.size == before:
+        mine = train if ranks.main else loaded(checkpoint, f"rank-{ranks.rank}")
+        there = buffers(modelled(loop))
+        for name, buffer in mine.get("buffers", {}).items():
+            there[name].copy_(buffer)
+        loop.meter.load_state_dict(mine["meter"])
+        restore(mine["random"], loop.device)
+        return
+    meters = [train["meter"], *(loaded(checkpoint, f"rank-{rank}")["meter"] for rank in range(1, before))]
+    loop.meter.load_state_dict(meters[0])
+    loop.meter.share(meters[1:] if ranks.main else None)
     restore(train["random"], loop.device)
+    if not ranks.main:
+        sow(mix(int(torch.randint(2**31, ())), "rank", ranks.rank))
 
 
 def load(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -97,8 +134,11 @@ def load(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
 
     torch itself casts all to that of the parameters: of bf16 ones, averages that were kept in fp32 would be rounded.
     """
-    optimizer.load_state_dict(dict(state))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, known in state["state"].items():
+        like = parameters[number]
+        known |= {n: spread(t, like) for n, t in known.items() if isinstance(t, Tensor) and t.shape == like.shape}
+    optimizer.load_state_dict(dict(state))
     for number, known in state["state"].items():
         there = optimizer.state[parameters[number]]
         for name, value in known.items():
@@ -106,10 +146,10 @@ def load(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
                 there[name] = value.to(there[name].device)
 
 
-def stored(model: nn.Module) -> bytes:
-    """A model's tensors as safetensors; one that has several names is stored under the first, and told in the head."""
+def stored(state: Mapping[str, Tensor]) -> bytes:
+    """The tensors of a model as safetensors; one of several names is stored under the first, and told in the head."""
     tensors, names, seen = dict[str, Tensor](), dict[str, str](), dict[Any, str]()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
         known = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
         if tensor.numel() and known in seen:
             names[name] = seen[known]
@@ -134,7 +174,9 @@ def fill(model: nn.Module, content: bytes) -> None:
     size = int.from_bytes(content[:8], "little")
     names = json.loads(content[8 : 8 + size])["__metadata__"]
     tensors = safe.load(content)
-    model.load_state_dict(tensors | {name: tensors[kept] for name, kept in names.items() if kept in tensors})
+    tensors |= {name: tensors[kept] for name, kept in names.items() if kept in tensors}
+    there = model.state_dict()
+    model.load_state_dict({name: spread(t, there[name]) if name in there else t for name, t in tensors.items()})
 
 
 def dumped(part: Mapping[str, Any]) -> bytes:

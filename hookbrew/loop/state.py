@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hookbrew.errors import FolderError
 from hookbrew.objective import TASK
+from hookbrew.ranks import Ranks
 from hookbrew.store import Store
 
 
@@ -34,6 +35,8 @@ class State:
     """The run folder; None when nothing is to be written (the Python call without `output`)."""
     several: bool = False
     """Whether there are several tasks, of which each batch says its own."""
+    ranks: Ranks = attrs.field(factory=Ranks)
+    """The processes that train this student together; `ranks.main` is the one that writes files."""
 
     step: int = 0
     """The optimizer update that is running or was last made, from 1."""
@@ -42,7 +45,7 @@ class State:
     batches: int = 0
     """Batches of this pass that have been trained on."""
     samples_seen: int = 0
-    """Training samples whose gradients were used."""
+    """Training samples whose gradients were used, by all processes together."""
     micro_batch_size: int | None = None
     """Samples of one forward pass, since memory was short; None when batches are whole."""
     stop_reason: str | None = None

@@ -1,4 +1,7 @@
-"""One optimizer step: forward and backward over its batches, in parts where memory is short, then the update."""
+"""One optimizer step: forward and backward over its batches, in parts where memory is short, then the update.
+
+Several processes divide by what is valid in the batches of all of them, so that k processes have the gradient of one.
+"""
 
 from __future__ import annotations
 
@@ -6,69 +9,26 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from functools import partial
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hookbrew.chance import randomness, restore
 from hookbrew.errors import NonFiniteError
-from hookbrew.loop.batch import Batch, size_of, split
+from hookbrew.loop.batch import SHARE, Batch, Share, counted, size_of, split
+from hookbrew.loop.device import autocast
 from hookbrew.loop.dispatch import Dispatch
+from hookbrew.loop.joint import Replica, replicated
 from hookbrew.loop.meter import Meter, Parts
 from hookbrew.loop.state import State
+from hookbrew.loop.trainable import Trainable
+from hookbrew.loop.training import Training
 from hookbrew.loop.update import Update
+from hookbrew.ranks import Ranks
 
 log = logging.getLogger("hookbrew")
-
-
-class Named(Protocol):
-    """A part of the loss, as far as the loop cares."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in logs."""
-
-
-class Trainable(Protocol):
-    """An objective as the loop sees it: named sums and counts, weights, and two models. It knows no loss."""
-
-    student: nn.Module
-    teacher: nn.Module | None
-
-    @property
-    def extras(self) -> nn.Module:
-        """What is trained besides the student."""
-
-    @property
-    def terms(self) -> Sequence[Named]:
-        """The parts of the loss."""
-
-    @property
-    def outputs(self) -> tuple[Any, Any]:
-        """What student and teacher returned for the last batch."""
-
-    def attached(self) -> AbstractContextManager[None]:
-        """Hooks are on the models inside."""
-
-    def counts(self, batch: Batch, samples: int, device: torch.device) -> Tensor:
-        """Valid elements of a batch, (terms,)."""
-
-    def forward(self, batch: Batch) -> None:
-        """Run both models."""
-
-    def sums(self, batch: Batch, counts: Tensor, progress: float) -> Tensor:
-        """Sums over the valid elements of the batch that `forward` saw, (terms,)."""
-
-    def weights(self, progress: float) -> list[float]:
-        """The weight of each part at this point of the training."""
-
-    def varying(self, progress: float) -> dict[str, float]:
-        """What else moves in the course of the training, by name."""
-
-    def predict(self, batch: Batch) -> tuple[Any, Any]:
-        """The student's logits for a batch, and its labels or None."""
 
 
 @attrs.define(kw_only=True)
@@ -84,18 +44,23 @@ class Step:
     autocast: Callable[[], AbstractContextManager[object]]
     halve: bool = False
     """Whether a forward pass that is out of memory is made again with half the samples, now and from now on."""
+    replica: Replica = attrs.field(factory=Replica)
+    """What averages gradients over processes."""
     _weights: tuple[list[float], Tensor] | None = attrs.field(init=False, default=None)
     """Those of the last step, as numbers and on the device: most never change."""
 
     def __call__(self, state: State, group: Sequence[Batch]) -> None:
         """Forward, backward and update; raises NonFiniteError before an update that would spoil the weights."""
+        self.replica.ready()
         batches = [self.prepare(state, batch, position) for position, batch in enumerate(group)]
-        loss, parts = self.spared(state, batches) if self.halve else self.passes(state, batches)
+        own, parts = self.spared(state, batches) if self.halve else self.passes(state, batches)
+        loss = state.ranks.total(own)
+        self.replica.average()
         try:
             self.update(state, loss)
         except NonFiniteError as error:
-            raise NonFiniteError(f"{error} ({self.diagnosis(parts)}); {advice(state)}") from None
-        samples = sum(map(size_of, batches))
+            raise NonFiniteError(f"{error} ({self.diagnosis(parts, state.ranks)}); {advice(state)}") from None
+        samples = samples_of(batches, state.ranks)
         state.samples_seen += samples
         assert state.grad_norm is not None
         self.meter.step(parts, loss, state.grad_norm, samples)
@@ -103,35 +68,49 @@ class Step:
     def spared(self, state: State, batches: Sequence[Batch]) -> tuple[Tensor, Parts]:
         """All passes, of fewer samples each when memory is short: the gradient is the same, but for rounding.
 
-        What a failed pass drew is drawn again. Raises torch.OutOfMemoryError where one sample is too many.
+        What a failed pass drew is drawn again; where one process fails, all do it again. Raises torch.OutOfMemoryError
+        where one sample is too many.
         """
         while True:
             before = randomness(state.device)
+            found, lacking = None, None
             try:
-                return self.passes(state, [part for batch in batches for part in split(batch, state.micro_batch_size)])
+                found = self.passes(state, [p for batch in batches for p in split(batch, state.micro_batch_size)])
             except torch.OutOfMemoryError as error:
-                largest = min(state.micro_batch_size or math.inf, max(map(size_of, batches)))
-                if largest == 1:
-                    error.add_note("out of memory with one sample in a forward pass: the model itself is too large")
-                    raise
-                state.micro_batch_size = math.ceil(largest / 2)
-                log.warning("step %d: out of memory; %d samples a pass now", state.step, state.micro_batch_size)
-            # the traceback of the error held the tensors, until here
+                lacking = error.with_traceback(None)  # it held the tensors
+            whole = max(map(size_of, batches))
+            largest = min(state.micro_batch_size or whole, whole)
+            if not (short := state.ranks.most([largest if lacking else 0])[0]):
+                assert found is not None
+                return found
+            if short == 1:
+                lacking = lacking or torch.OutOfMemoryError("out of memory in another process")
+                lacking.add_note("out of memory with one sample in a forward pass: the model itself is too large")
+                raise lacking
+            state.micro_batch_size = math.ceil(short / 2)
+            log.warning("step %d: out of memory; %d samples a pass now", state.step, state.micro_batch_size)
+            found = None
             self.update.optimizer.zero_grad(set_to_none=True)
             if state.device.type == "cuda":
                 torch.cuda.empty_cache()
             restore(before, state.device)
 
     def passes(self, state: State, batches: Sequence[Batch]) -> tuple[Tensor, Parts]:
-        """Forward and backward over all batches: the loss of the step, and what it is made of."""
-        counts = [self.objective.counts(batch, size_of(batch), state.device) for batch in batches]
-        shares = self.shares(state, added(counts))
+        """Forward and backward over all batches: this process's part of the loss, and what it is made of."""
+        counts = [self.counts(batch, state.device) for batch in batches]
+        shares = self.shares(state, state.ranks.total(added(counts)))
         losses, parts = list[Tensor](), Parts()
-        for batch, valid in zip(batches, counts, strict=True):
-            part, sums = self.backward(state, batch, valid, shares)
+        for place, (batch, valid) in enumerate(zip(batches, counts, strict=True)):
+            with self.replica.waiting(last=place == len(batches) - 1):
+                part, sums = self.backward(state, batch, valid, shares)
             losses.append(part)
             parts.append((sums, valid))
         return added(losses), parts
+
+    def counts(self, batch: Batch, device: torch.device) -> Tensor:
+        """What is valid in a batch for each term, (terms,); nothing of one that is only run along."""
+        found = self.objective.counts(batch, size_of(batch), device)
+        return found if counted(batch) else torch.zeros_like(found)
 
     def shares(self, state: State, totals: Tensor) -> Tensor:
         """What each term's sum is multiplied with, (terms,): its weight by the valid elements of the whole step."""
@@ -142,26 +121,55 @@ class Step:
             self._weights = weights, made
         return self._weights[1] * totals.clamp(min=1).reciprocal()
 
-    def backward(self, state: State, batch: Batch, counts: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the gradients of one batch; returns its share of the step's loss, and the sums, detached."""
-        state.see(batch)
-        self.dispatch.fire("batch_ready", state)
+    def forward(self, state: State, batch: Batch, counts: Tensor) -> Tensor:
+        """The sums of all terms for a batch, (terms,)."""
         with self.autocast():
             self.objective.forward(batch)
             state.student_out, state.teacher_out = self.objective.outputs
             self.dispatch.fire("forward_end", state)
-            sums = self.objective.sums(batch, counts, state.progress)
+            return self.objective.sums(batch, counts, state.progress)
+
+    def backward(self, state: State, batch: Batch, counts: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the gradients of one batch; returns its share of the step's loss, and the sums, detached."""
+        state.see(batch)
+        self.dispatch.fire("batch_ready", state)
+        sums = self.replica.run(self.forward, state, batch, counts)
         state.loss = (sums * shares).sum()
         self.dispatch.fire("loss_end", state)
-        self.update.scaler.scale(state.loss).backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        # gradients are averaged over processes, and are to be summed
+        scaled = state.loss if state.ranks.size == 1 else state.loss * state.ranks.size
+        self.update.scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.dispatch.fire("backward_end", state)
         return state.loss.detach(), sums.detach()
 
-    def diagnosis(self, parts: Parts) -> str:
+    def diagnosis(self, parts: Parts, ranks: Ranks) -> str:
         """The mean of each loss in this step, in words."""
-        sums, counts = (torch.stack(each).sum(0) for each in zip(*parts, strict=True))
+        sums, counts = (ranks.total(torch.stack(each).sum(0)) for each in zip(*parts, strict=True))
         means = (sums / counts.clamp(min=1)).tolist()
         return ", ".join(f"loss/{term.name} {mean:.4g}" for term, mean in zip(self.objective.terms, means, strict=True))
+
+
+def stepping(loop: Training) -> Step:
+    """What makes the steps of a training, in as many processes as there are."""
+    halve = loop.train.out_of_memory == "halve"
+    step = Step(
+        objective=loop.objective,
+        update=loop.update,
+        dispatch=loop.dispatch,
+        meter=loop.meter,
+        prepare=loop.prepared,
+        autocast=partial(autocast, loop.train.precision, loop.device),
+        halve=halve,
+    )
+    step.replica = replicated(loop.objective, loop.ranks, step.forward, halve=halve)
+    return step
+
+
+def samples_of(batches: Sequence[Batch], ranks: Ranks) -> int:
+    """The samples of a step, of all processes together: a batch that is shared out says it, of others all are asked."""
+    shares: list[Share | None] = [batch.get(SHARE) for batch in batches]
+    told = [share.whole for share in shares if share is not None]
+    return sum(told) if len(told) == len(batches) else ranks.sum(sum(map(size_of, batches)))
 
 
 def added(parts: Sequence[Tensor]) -> Tensor:

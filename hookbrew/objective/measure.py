@@ -12,6 +12,7 @@ from hookbrew.errors import ConfigError, ObjectiveError, Problem
 from hookbrew.objective.align import logits_of, scope_of
 from hookbrew.objective.attended import ATTENDED, require_attended
 from hookbrew.objective.inputs import Names, called
+from hookbrew.objective.leaves import leaves
 from hookbrew.objective.projection import projected
 from hookbrew.objective.source import Source, collected
 from hookbrew.objective.term import Term, listed
@@ -126,17 +127,21 @@ def require_same(source: Source, student: Tensor, name: str, teacher: Tensor, *,
     raise ObjectiveError(f'{said} in width: add projection = "linear"')
 
 
-def require_reach(terms: Sequence[Term], evaluated: Callable[[Term], tuple[Any, Tensor]]) -> None:
-    """Raise ConfigError for each term that is no finite scalar, or has no path to a trained parameter.
+def require_reach(terms: Sequence[Term], evaluated: Callable[[Term], tuple[Any, Tensor]]) -> set[int]:
+    """The ids of all parameters that the terms reach.
 
-    evaluated: gives the student's tensor of a term, and the term's mean on the first batch.
+    evaluated: gives the student's tensor of a term, and the term's mean on the first batch. Raises ConfigError for each
+    term that is no finite scalar, or has no path to a trained parameter.
     """
-    problems = list[Problem]()
+    problems, found = list[Problem](), set[int]()
     for term in terms:
         with collected(problems, term.source.path):
-            require_trained(term, *evaluated(term))
+            student, value = evaluated(term)
+            require_trained(term, student, value)
+            found |= leaves(value)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))  # several terms of one table may share theirs
+    return found
 
 
 def require_trained(term: Term, student: Tensor | list[Tensor], value: Any) -> None:

@@ -52,14 +52,13 @@ class Objective:
         at: str = "",
     ) -> None:
         """at: where data, losses and teachers stand in the configuration, as `tasks.trec.`."""
-        self.student, self.teachers = student, called(teacher)
+        self.student, self.teachers, self._at = student, called(teacher), at
         self.teacher = joined(self.teachers)
         self.names, self._merge = names or Names(), merge or Merge()
         if not losses:
             raise ConfigError([Problem(f"{at}losses", "there is none: nothing would be trained")])
         self.sources = sourced(losses, self.teachers, self.names, at)
         require_use(self.teachers, [name for source in self.sources for name in source.teachers], at)
-        self._at = at
         require_order(student, labelled(self.sources, self._merge), self.names, at)
         self.terms: tuple[Term, ...] = ()
         self.extras = nn.ModuleDict()
@@ -70,6 +69,7 @@ class Objective:
         self._inputs = Inputs(kept, self.names.mask)
         self._shared = not {m for t in self.teachers.values() for m in t.modules()}.isdisjoint(student.modules())
         self._synced = synced(student)
+        self.leaves = set[int]()  # the ids of the parameters that the loss of a batch reaches, known after `measure`
         self._view = View(self.models, self.sources, self.names.logits, at)
 
     @property
@@ -111,7 +111,7 @@ class Objective:
         terms = self.terms or self._build(batch)
         with kept(self.extras):
             self.extras.eval()  # a loss that remembers samples learns nothing from a look
-            require_reach(terms, lambda term: self._evaluated(term, batch, 0.0))
+            self.leaves = require_reach(terms, lambda term: self._evaluated(term, batch, 0.0))
         if not self.terms:
             join(self.extras, self.student)  # some losses have parameters only since they were evaluated
             self.terms = terms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -30,6 +31,7 @@ def join(extras: nn.ModuleDict, student: nn.Module) -> None:
         for dimension in range(mesh.ndim):
             start(extras, mesh.get_group(dimension))
         for module in dict.fromkeys(extras.values()):
+            module.register_forward_hook(own)  # before FSDP2's own, which warns of views
             distributed.fsdp.fully_shard(module, mesh=mesh)
 
 
@@ -37,6 +39,11 @@ def start(extras: nn.Module, group: distributed.ProcessGroup) -> None:
     """Take the values of the group's rank 0."""
     for tensor in (*extras.parameters(), *extras.buffers()):
         distributed.broadcast(tensor.detach(), group=group, group_src=0)
+
+
+def own(module: nn.Module, given: Any, output: Any) -> Any:
+    """An output that is no view: FSDP2 could not see it changed in place."""
+    return output.clone() if isinstance(output, Tensor) and output._is_view() else output
 
 
 def average(group: distributed.ProcessGroup, parameter: Tensor) -> None:

@@ -40,6 +40,11 @@ class Tasks:
         )
 
     @property
+    def leaves(self) -> set[int]:
+        """The ids of the parameters that the loss of every batch reaches, of whatever task."""
+        return set[int].intersection(*(part.leaves for part in self.parts.values()))
+
+    @property
     def terms(self) -> tuple[Term, ...]:
         """The parts of the loss, task by task; empty before `measure`."""
         return tuple(

@@ -46,7 +46,8 @@ class Keeper:
         if self._mark.passed(state):
             folder = state.require_folder("best") / self._folder
             save(state.student, folder)
-            write(folder / "metrics.json", self._described(state))
+            if state.ranks.main:
+                write(folder / "metrics.json", self._described(state))
 
     def state_dict(self) -> dict[str, Any]:
         """The best value and its step."""

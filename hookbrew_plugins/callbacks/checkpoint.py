@@ -52,7 +52,8 @@ class Keeper:
         if self._options.per_epoch is not None and state.total_epochs is None:
             raise CallbackError("callback 'checkpoint': per_epoch needs train.epochs; of train.steps there is `every`")
         state.store = Store(folder, keep_last=self._options.keep_last, keep_every=self._options.keep_every)
-        state.store.clean()
+        if state.ranks.main:
+            state.store.clean()
 
     def step_end(self, state: State) -> None:
         """A checkpoint every so many steps."""

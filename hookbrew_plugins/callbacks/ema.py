@@ -11,7 +11,7 @@ from attrs.validators import and_, ge, lt
 from torch import Tensor, nn
 
 from hookbrew.errors import CallbackError
-from hookbrew.loop import State
+from hookbrew.loop import State, spread
 from hookbrew.plugin import options
 from hookbrew.taps import resharded, unwrap
 
@@ -72,7 +72,7 @@ class Average:
         source: Mapping[str, Tensor] = self._average if self._loaded else self._parameters
         require_same(source, self._parameters)
         self._average = {
-            name: source[name].detach().to(p.device, torch.promote_types(p.dtype, torch.float32), copy=True)
+            name: spread(source[name].detach(), p).to(p.device, torch.promote_types(p.dtype, torch.float32), copy=True)
             for name, p in self._parameters.items()
         }
         self._loaded = False

@@ -13,7 +13,7 @@ import attrs
 
 from hookbrew.errors import FolderError
 from hookbrew.loop import State, finite
-from hookbrew.plugin import options
+from hookbrew.plugin import options, when
 from hookbrew_plugins.callbacks.inside import inside
 
 log = logging.getLogger("hookbrew")
@@ -42,6 +42,7 @@ class Writer:
     _size: int = 0
     """Bytes of the file when the checkpoint was made that the run goes on from."""
 
+    @when(main=True)
     def run_start(self, state: State) -> None:
         """Open the file, and cut off the rows of steps that are about to be made again."""
         path = state.require_folder("metrics") / self._file

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from hookbrew.loop import State
-from hookbrew.plugin import options
+from hookbrew.plugin import options, when
 
 
 @options
@@ -54,10 +54,12 @@ class Lines:
     _had: int = 0
     """Steps that an earlier process made."""
 
+    @when(main=True)
     def run_start(self, state: State) -> None:
         """Start the clock."""
         self._start, self._had = time.monotonic(), state.step
 
+    @when(main=True)
     def log(self, state: State) -> None:
         """`step 30/120  epoch 1/4  loss 1.234  lr 4.5e-05  0:12 left`."""
         pace = (time.monotonic() - self._start) / (state.step - self._had)
@@ -68,10 +70,12 @@ class Lines:
             f"lr {state.record['lr']:.3g}  {clock(left)} left"
         )
 
+    @when(main=True)
     def eval_end(self, state: State) -> None:
         """The numbers of an evaluation."""
         say(results(state))
 
+    @when(main=True)
     def run_end(self, state: State) -> None:
         """Why it stopped, if it was asked to."""
         if state.stop_reason:
@@ -92,6 +96,7 @@ class Terminal:
     _bar: Bar | None = None
     _task: TaskID | None = None
 
+    @when(main=True)
     def run_start(self, state: State) -> None:
         """Draw the bar."""
         self._bar = Bar(
@@ -105,22 +110,26 @@ class Terminal:
         self._task = self._bar.add_task("step", total=state.total_steps, completed=state.step, numbers="")
         self._bar.start()
 
+    @when(main=True)
     def step_end(self, state: State) -> None:
         """Move the bar."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=state.step)
 
+    @when(main=True)
     def log(self, state: State) -> None:
         """Change its text."""
         if self._bar is not None and self._task is not None:
             # the sum only: parts by name would push the bar itself off a terminal of 80 columns
             self._bar.update(self._task, numbers=f"loss {state.record['loss']:.4g}  lr {state.record['lr']:.3g}")
 
+    @when(main=True)
     def eval_end(self, state: State) -> None:
         """A line above the bar."""
         if self._bar is not None:
             self._bar.console.print(results(state), highlight=False, markup=False)
 
+    @when(main=True)
     def run_end(self, state: State) -> None:
         """Why it stopped, if it was asked to."""
         if self._bar is not None and state.stop_reason:

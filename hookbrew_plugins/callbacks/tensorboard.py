@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import attrs
 
 from hookbrew.loop import State
-from hookbrew.plugin import options
+from hookbrew.plugin import options, when
 from hookbrew_plugins.callbacks.inside import inside
 
 
@@ -32,6 +32,7 @@ class Scalars:
     _folder: str
     _writer: Any = None
 
+    @when(main=True)
     def run_start(self, state: State) -> None:
         """Open the writer; its import takes seconds, so it is not made sooner."""
         from torch.utils.tensorboard import SummaryWriter
@@ -44,12 +45,14 @@ class Scalars:
             text = "\n".join(f"    {line}" for line in resolved.read_text(encoding="utf-8").splitlines())
             self._writer.add_text("config", text)
 
+    @when(main=True)
     def log(self, state: State) -> None:
         """The numbers of a row: losses under `loss/`, weights under `weight/`, the rest under `train/`."""
         for name, value in state.record.items():
             if name != "step":
                 self._writer.add_scalar(name if "/" in name else f"train/{name}", value, state.step)
 
+    @when(main=True)
     def eval_end(self, state: State) -> None:
         """The numbers of an evaluation, under `eval/`."""
         for name, value in state.metrics.items():

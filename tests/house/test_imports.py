@@ -14,7 +14,7 @@ ORDER = [
     ("options",),
     ("config",),
     ("plugin",),
-    ("chance",),
+    ("chance", "ranks"),
     ("modes", "progress", "folder", "store", "migrate"),
     ("report",),
     ("taps",),

@@ -1,0 +1,124 @@
+"""How the gradients of several processes become one.
+
+Student, projections and losses that learn are one module to DistributedDataParallel, whose forward gives the sums of
+all losses: with a wrapper around the student alone, each process would train projections of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hookbrew.errors import ConfigError, Problem
+from hookbrew.loop.trainable import Trainable
+from hookbrew.ranks import Ranks
+from hookbrew.taps import synced
+
+LEFT_OUT = (
+    "a process waits for gradients that never came: some steps leave a part of the student out, as layerdrop does; "
+    "switch that off, or wrap the student yourself: DistributedDataParallel(..., find_unused_parameters=True)"
+)
+
+
+class Joint(nn.Module):
+    """All that is trained, and a function of a batch that uses it."""
+
+    def __init__(self, student: nn.Module, extras: nn.Module, call: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.student, self.extras, self._call = student, extras, call
+
+    def forward(self, *given: Any) -> Tensor:
+        """What the function gives; of nothing, zero times all that is trained."""
+        if given:
+            return self._call(*given)
+        return sum((p.flatten()[:1].sum() * 0 for p in self.trained()), start=torch.zeros(()))
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that get a gradient now."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+
+@attrs.define
+class Replica:
+    """Runs a forward so that backward averages over processes; of one process alone it only runs it."""
+
+    joint: Joint | None = None
+    ranks: Ranks = attrs.field(factory=Ranks)
+    leaves: Callable[[], set[int]] = set
+    """The ids of what every batch reaches; heads of other tasks are not, and torch has to look for them."""
+    loose: tuple[nn.Module, ...] = ()
+    """Modules that no wrapper averages: `average` does, when backward is over."""
+    _wrapped: DistributedDataParallel | None = None
+    _known: list[int] = attrs.field(factory=list)
+
+    def ready(self) -> None:
+        """Before a step: wrap what is trained now, if that is not what is wrapped already.
+
+        torch changes the order in which it averages gradients after the first backward, and with it the last bits of
+        three or more of them: a run that is resumed would have the old order again. So one over zeros comes first.
+        """
+        if self.joint is None or self._known == (now := [id(p) for p in self.joint.trained()]):
+            return
+        self._known, self._wrapped = now, None
+        group, find = self.ranks.group, not self.leaves().issuperset(now)
+        self._wrapped = DistributedDataParallel(self.joint, process_group=group, find_unused_parameters=find)
+        if not find:
+            self._wrapped().backward()
+            self.joint.zero_grad(set_to_none=True)
+
+    def run(self, call: Callable[..., Tensor], *given: Any) -> Tensor:
+        """What `call` gives, through the wrapper if there is one, which calls the same function."""
+        if self._wrapped is None:
+            return call(*given)
+        try:
+            sums: Tensor = self._wrapped(*given)
+        except RuntimeError as error:
+            if "finished reduction" in str(error):
+                error.add_note(LEFT_OUT)
+            raise
+        return sums
+
+    def waiting(self, *, last: bool) -> AbstractContextManager[None]:
+        """Forward and backward inside: gradients are averaged once a step, with those of its last batch."""
+        return nullcontext() if last or self._wrapped is None else self._wrapped.no_sync()
+
+    def average(self) -> None:
+        """Average what no wrapper does; of buffers the first process's hold, as torch's wrapper has it."""
+        for module in self.loose:
+            reduced(self.ranks, [p.grad for p in module.parameters() if p.grad is not None])
+            self.ranks.alike([*module.buffers()])
+
+
+def reduced(ranks: Ranks, gradients: Iterable[Tensor]) -> None:
+    """Average some tensors over all processes, where they are."""
+    started = [(grad, distributed.all_reduce(grad, group=ranks.group, async_op=True)) for grad in gradients]
+    for grad, work in started:
+        work.wait()
+        grad /= ranks.size
+
+
+def replicated(objective: Trainable, ranks: Ranks, call: Callable[..., Tensor], *, halve: bool) -> Replica:
+    """What averages the gradients of a training; a student that the user wrapped does it itself.
+
+    halve: whether a forward that is out of memory in one process is made again in all. A wrapper has begun to average
+    by then, so there is none, and all is averaged at the end. Raises ConfigError where the user's own does.
+    """
+    if ranks.size == 1:
+        return Replica()
+    if synced(objective.student):
+        if halve:
+            message = "'halve' needs the student as it is, and its wrapper averages while others may be out of memory"
+            raise ConfigError([Problem("train.out_of_memory", message)])
+        return Replica()
+    ranks.alike([*objective.student.parameters(), *objective.student.buffers()])
+    ranks.alike([*objective.extras.parameters(), *objective.extras.buffers()])
+    if halve:
+        return Replica(ranks=ranks, loose=(objective.student, objective.extras))
+    joint = Joint(objective.student, objective.extras, call)
+    return Replica(joint, ranks, lambda: objective.leaves)

@@ -1,0 +1,10 @@
+"""Settings of runs that one process makes, and two."""
+
+UNEVEN = ["data.train.number=26", "data.batch_size=5", "train.accumulate=2", "train.clip_grad_norm=0.1"]
+"""Batches of 5 samples, and at the end of an epoch one of a single sample: the second rank has none of it."""
+CAPTURED = ["losses=[{type='hidden_mse', student='layers[*]', teacher='layers[*]', projection='linear'}]"]
+CALLBACKS = [
+    "callbacks=[{type='ema', decay=0.9}, {type='freeze', modules=['layers[0]'], after=3, until=7}, {type='best'}]",
+    "train.evaluate_every=4",
+]
+SHARD, BOTH, HALVE = "train.shard='student'", "train.shard='both'", "train.out_of_memory='halve'"
