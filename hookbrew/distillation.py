@@ -25,7 +25,7 @@ from hookbrew.config import (
 )
 from hookbrew.config.structure import NAME
 from hookbrew.errors import ConfigError, Problem
-from hookbrew.groups import adopt, owned
+from hookbrew.groups import adopt, default, owned
 from hookbrew.loop import (
     SHARE,
     Batch,
@@ -40,6 +40,8 @@ from hookbrew.loop import (
     mix,
     moved,
     rated,
+    require_even,
+    require_same,
     size_of,
     split,
 )
@@ -162,6 +164,8 @@ class Distillation:
 
         Raises CallbackError for a callback that cannot be attached.
         """
+        ranks = of(self.student)
+        require_even(feed, ranks)
         optimizer = fitting.optimizer or default(self.student)
         adopt(optimizer, self.student, self.objective, fitting.rate)
         return Loop(
@@ -175,7 +179,7 @@ class Distillation:
             augment=self.augmented,
             dispatch=Dispatch(fitting.callbacks),
             folder=fitting.folder,
-            ranks=of(self.student),
+            ranks=ranks,
         )
 
     def augmented(self, batch: Batch, step: int, position: int) -> Batch:
@@ -217,6 +221,7 @@ class Distillation:
         with kept_random(device), self.objective.attached(), evaluating(self.student), torch.no_grad():
             try:
                 batches = [moved(batch, device) for batch in evaluate.first()]
+                require_same(batches, of(self.student))
                 for batch in batches:
                     self.objective.predict(batch)
             except Exception as error:
@@ -292,9 +297,3 @@ def require_evaluation(fitting: Fitting) -> None:
         ]
         if problems:
             raise ConfigError(problems)
-
-
-def default(student: nn.Module) -> torch.optim.Optimizer:
-    """AdamW with lr 5e-5; fused, so that on a GPU a step that is not finite is skipped without asking the device."""
-    parameters = list(student.parameters())
-    return torch.optim.AdamW(parameters, 5e-5, fused=parameters[0].device.type in ("cpu", "cuda"))

@@ -8,20 +8,18 @@ weights     the data or their order differ too: what is left of this epoch is no
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 import torch
-from torch import Tensor
 
 from hookbrew import words
 from hookbrew.config import Experiment, plain, settings
 from hookbrew.errors import FolderError, ResumeError
 from hookbrew.folder import STATUS
-from hookbrew.loop import Batch
+from hookbrew.loop import digest
 from hookbrew.prepare import Prepared
 from hookbrew.ranks import world
 from hookbrew.store import Checkpoint, Store
@@ -116,17 +114,6 @@ def under(key: str, roots: Sequence[str]) -> bool:
     """Whether a dotted key is one of these, or inside one; `tasks.NAME.data` is in `data`."""
     inner = key.split(".", 2)[2] if key.startswith("tasks.") and key.count(".") > 1 else key
     return any(each == root or each.startswith((f"{root}.", f"{root}[")) for each in (key, inner) for root in roots)
-
-
-def digest(batches: Sequence[Batch]) -> int:
-    """A checksum of the tensors of batches."""
-    found = 0
-    for batch in batches:
-        for name in sorted(batch):
-            found = zlib.crc32(name.encode(), found)
-            if isinstance(batch[name], Tensor):
-                found = zlib.crc32(batch[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), found)
-    return found
 
 
 def newest(experiments: Sequence[Experiment]) -> tuple[int, Checkpoint | None, list[str]]:

@@ -43,7 +43,8 @@ def guarded(call: Callable[[], object], context: Context) -> int:
         error.show()
         return error.exit_code
     except PeerError as error:
-        return error.exit_code  # the process that it was in tells it
+        time.sleep(PAUSE)  # the process that it was in tells it, and must live to do so
+        return error.exit_code
     except HookbrewError as error:
         if rank := int(os.environ.get("RANK", "0")):
             # most mistakes are found by all processes at once: the first tells them, and torchrun ends the others

@@ -1,9 +1,10 @@
 """The event-driven training loop. `hookbrew.loop.events` draws it."""
 
-from hookbrew.loop.batch import SHARE, Batch, Pad, moved, size_of, split
+from hookbrew.loop.batch import SHARE, Batch, Pad, digest, moved, size_of, split
 from hookbrew.loop.data import Feed, Given, Loader, mix
 from hookbrew.loop.device import autocast, chosen
 from hookbrew.loop.dispatch import Dispatch
+from hookbrew.loop.even import require_even, require_same
 from hookbrew.loop.events import EVENTS, Events
 from hookbrew.loop.loop import Loop
 from hookbrew.loop.meter import finite
@@ -32,10 +33,13 @@ __all__ = [
     "Store",
     "autocast",
     "chosen",
+    "digest",
     "finite",
     "mix",
     "moved",
     "rated",
+    "require_even",
+    "require_same",
     "save",
     "size_of",
     "split",

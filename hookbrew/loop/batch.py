@@ -5,6 +5,7 @@ B batch. A batch is a dict of tensors and of whatever else the data gives; parts
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -133,3 +134,14 @@ def split(batch: Batch, size: int | None) -> Iterator[Batch]:
     for start in range(0, samples, size or samples):
         here = slice(start, start + (size or samples))
         yield {k: v[here] if isinstance(v, Tensor) and v.dim() and len(v) == samples else v for k, v in batch.items()}
+
+
+def digest(batches: Sequence[Batch]) -> int:
+    """A checksum of the tensors of batches."""
+    found = 0
+    for batch in batches:
+        for name in sorted(batch):
+            found = zlib.crc32(name.encode(), found)
+            if isinstance(batch[name], Tensor):
+                found = zlib.crc32(batch[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), found)
+    return found

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import attrs
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from hookbrew import words
 from hookbrew.chance import seeded
@@ -204,6 +204,17 @@ class Given:
         raise DataError(
             f"{type(self._loader).__name__} does not say how many samples it has; give a DataLoader or a list"
         )
+
+    @property
+    def length(self) -> int | None:
+        """Batches in one epoch; None if there is no telling."""
+        return len(self._loader) if isinstance(self._loader, Sized) else None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a DataLoader that knows of one process only."""
+        sampler = getattr(self._loader, "sampler", None)
+        return isinstance(sampler, RandomSampler | SequentialSampler)
 
     def first(self) -> list[Batch]:
         """The first batch."""

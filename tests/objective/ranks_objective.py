@@ -138,6 +138,25 @@ def reached(wrap, losses):
     return worst([expected], [norms]), there == here, all(p.grad is None for p in student.parameters())
 
 
+def shared(wrap):
+    """Differences from one process where of six samples one rank has one, and the other five."""
+    plain, student = nets()[1], wrap(nets()[1])
+    joined = [{"x": torch.cat([one["x"], other["x"]])} for one, other in batches()]
+    fitted(plain, both(), joined, 2)
+    parts = [{"x": batch["x"][:1] if RANK else batch["x"][1:]} for batch in joined]
+    fitted(student, both(), parts, 2, seed=RANK)
+    return worst(trained(plain), trained(student))
+
+
+def refused(loader, evaluate):
+    """Why a fit in two processes is refused."""
+    run = hb.Distillation(nets()[0], nets()[1], both(), catalogue=PACK)
+    try:
+        run.fit(loader, epochs=1, evaluate=evaluate, callbacks=[Watch()])
+    except hb.errors.DataError as error:
+        return str(error)
+
+
 STATIC = partial(Replica, static_graph=True)
 KEPT = partial(shard, reshard_after_forward=False)
 CASES = {
@@ -150,6 +169,13 @@ CASES = {
     "fsdp kept hidden": lambda: train(KEPT, hidden),
     "fsdp root hidden": lambda: train(fully_shard, hidden),
     "fsdp adamw twice": lambda: train(shard, both, sgd=False, fits=2),
+    "plain both": lambda: train(lambda student: student, both),
+    "plain hidden": lambda: train(lambda student: student, hidden),
+    "plain shared": lambda: shared(lambda student: student),
+    "ddp shared": lambda: shared(Replica),
+    "fsdp shared": lambda: shared(shard),
+    "uneven": lambda: refused([pair[0] for pair in batches()[RANK:]], [batches()[0][0]]),
+    "other evaluation": lambda: refused([pair[0] for pair in batches()], [batches()[0][RANK]]),
     "ddp reach": lambda: reached(Replica, both),
     "fsdp reach": lambda: reached(shard, both),
     "fsdp root reach": lambda: reached(fully_shard, both),

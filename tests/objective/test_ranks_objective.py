@@ -15,7 +15,7 @@ DDP = ["ddp hidden", "ddp both", "ddp static hidden", "ddp adamw twice"]
 FSDP = ["fsdp hidden", "fsdp both", "fsdp kept hidden", "fsdp root hidden", "fsdp adamw twice"]
 
 
-@pytest.mark.parametrize("case", [*DDP, *FSDP])
+@pytest.mark.parametrize("case", [*DDP, *FSDP, "plain both", "plain hidden"])
 def test_students_are_those_of_one_process(trainings, case):
     """Projections too, which differ between ranks at first; and logits and gradient norms, clipped."""
     for result in trainings(case):
@@ -23,7 +23,18 @@ def test_students_are_those_of_one_process(trainings, case):
         assert result["moved"] > 1e-4
 
 
-@pytest.mark.parametrize("case", [*DDP, *FSDP])
+@pytest.mark.parametrize("case", ["plain shared", "ddp shared", "fsdp shared"])
+def test_each_sample_counts_alike(trainings, case):
+    """The mean of the means of two ranks would be far from the mean over all samples."""
+    assert max(trainings(case)) < 1e-12
+
+
+def test_loaders_that_would_wait_for_each_other(trainings):
+    assert all("the processes have 6, 5 batches in an epoch" in told for told in trainings("uneven"))
+    assert all("the evaluation data is another in each process" in told for told in trainings("other evaluation"))
+
+
+@pytest.mark.parametrize("case", [*DDP, *FSDP, "plain both"])
 def test_nothing_is_left_on_the_wrapped_model(trainings, case):
     """Hooks, and parameters that FSDP2 gathered for an evaluation."""
     assert [result["clean"] for result in trainings(case)] == [True, True]

@@ -15,6 +15,7 @@ from hookbrew.errors import PreemptedError
 from hookbrew.plugin import catalogue
 from hookbrew.run import resume, run
 from tests.run import ranks_sets, striking
+from tests.run.compare import rows
 from tests.run.conftest import CONFIG, MODULE
 from tests.run.ranks_sets import CALLBACKS, CAPTURED, UNEVEN
 from tests.run.test_stages import STAGES
@@ -82,11 +83,6 @@ def runs(place, case, monkeypatch):
     monkeypatch.chdir(place[0])
     yield place[0] / "runs"
     sys.modules.pop("toyland", None)
-
-
-def rows(folder):
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in found]
 
 
 def difference(one, other, name="final/student.safetensors"):
