@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from hookbrew.config import (
     structure_merge,
     structure_train,
 )
-from hookbrew.config.structure import NAME
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.groups import adopt, default, owned
 from hookbrew.loop import (
@@ -50,7 +49,7 @@ from hookbrew.objective import TASK, Objective, Tasks, Teachers
 from hookbrew.plugin import Catalogue
 from hookbrew.progress import Schedule
 from hookbrew.ranks import of, world
-from hookbrew.request import Request, Task
+from hookbrew.request import Request, Task, alone, require_tasks
 
 
 @attrs.define(kw_only=True)
@@ -180,6 +179,7 @@ class Distillation:
             dispatch=Dispatch(fitting.callbacks),
             folder=fitting.folder,
             ranks=ranks,
+            compile=[model for side, model in self._sides() if fitting.train.compile in (side, "both")],
         )
 
     def augmented(self, batch: Batch, step: int, position: int) -> Batch:
@@ -203,7 +203,7 @@ class Distillation:
         Where several processes share a batch, as much of it is measured as each of them will get.
         """
         device = chosen(train.device)
-        for model in (self.student, *(teacher for task in self.tasks.values() for teacher in task.models)):
+        for _, model in self._sides():
             model.to(device)
         self.objective.extras.to(device)
         with kept_random(device), self.objective.attached():
@@ -235,6 +235,10 @@ class Distillation:
             return feeds[""]
         return Mixture(feeds, tau=1.0 if train.tau is None else train.tau, seed=self._seed)
 
+    def _sides(self) -> Iterator[tuple[str, nn.Module]]:
+        yield "student", self.student
+        yield from (("teacher", teacher) for task in self.tasks.values() for teacher in task.models)
+
     @property
     def _several(self) -> bool:
         return isinstance(self.objective, Tasks)
@@ -263,26 +267,6 @@ class Distillation:
         if isinstance(item, Request):
             return str(item.table["type"]), self._built(item)
         return type(item).__name__, item
-
-
-def require_tasks(tasks: Mapping[str, Task], *, doubled: bool) -> None:
-    """Raise ConfigError for what is no task or has no name for one; doubled: whether its keys are given beside it."""
-    for name, task in tasks.items():
-        if [*tasks] != [""] and not NAME.fullmatch(str(name)):  # the only one needs none
-            raise ConfigError([Problem("tasks", f"a task's name has letters, digits, - and _; got {name!r}")])
-        if not isinstance(task, Task):
-            raise ConfigError([Problem(f"tasks.{name}", f"expected hb.Task(...), got a {type(task).__name__}")])
-    if tasks and doubled:
-        raise ConfigError([Problem("tasks", "each has its own teacher, losses and keys of data; leave these out")])
-
-
-def alone(teacher: Teachers, losses: Sequence[Request | Loss], data: Mapping[str, Any]) -> Task:
-    """The one task of a distillation that has no others; raises ConfigError for a key that no task has."""
-    known = [field.name for field in attrs.fields(Task) if field.name not in ("teacher", "losses")]
-    unknown = [key for key in data if key not in known]
-    if unknown:
-        raise ConfigError([Problem("Distillation", f"there is no {unknown[0]!r}; {words.hint(unknown[0], known)}")])
-    return Task(teacher=teacher, losses=losses, **data)
 
 
 def require_evaluation(fitting: Fitting) -> None:

@@ -99,6 +99,7 @@ def feed(experiment: Experiment, task: str, which: str) -> Loader:
         fields=data.fields,
         workers=data.workers,
         ranks=world() if training else None,
+        pin=chosen(experiment.train.device).type == "cuda",
     )
 
 

@@ -8,7 +8,9 @@ from typing import Any, Literal
 import attrs
 from torch import nn
 
+from hookbrew import words
 from hookbrew.config import Component, Loss, Merge
+from hookbrew.config.structure import NAME
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.objective import Made, Names, Teachers
 
@@ -91,3 +93,23 @@ class Task:
         if self.teacher is None:
             return []
         return [self.teacher] if isinstance(self.teacher, nn.Module) else [*self.teacher.values()]
+
+
+def require_tasks(tasks: Mapping[str, Task], *, doubled: bool) -> None:
+    """Raise ConfigError for what is no task or has no name for one; doubled: whether its keys are given beside it."""
+    for name, task in tasks.items():
+        if [*tasks] != [""] and not NAME.fullmatch(str(name)):  # the only one needs none
+            raise ConfigError([Problem("tasks", f"a task's name has letters, digits, - and _; got {name!r}")])
+        if not isinstance(task, Task):
+            raise ConfigError([Problem(f"tasks.{name}", f"expected hb.Task(...), got a {type(task).__name__}")])
+    if tasks and doubled:
+        raise ConfigError([Problem("tasks", "each has its own teacher, losses and keys of data; leave these out")])
+
+
+def alone(teacher: Teachers, losses: Sequence[Request | Loss], data: Mapping[str, Any]) -> Task:
+    """The one task of a distillation that has no others; raises ConfigError for a key that no task has."""
+    known = [field.name for field in attrs.fields(Task) if field.name not in ("teacher", "losses")]
+    unknown = [key for key in data if key not in known]
+    if unknown:
+        raise ConfigError([Problem("Distillation", f"there is no {unknown[0]!r}; {words.hint(unknown[0], known)}")])
+    return Task(teacher=teacher, losses=losses, **data)

@@ -202,6 +202,8 @@ class Train:
     (FSDP2); or of the teacher too."""
     timeout: float = positive(600.0)
     """Seconds that a process waits for the others before it gives up."""
+    compile: Literal["none", "student", "teacher", "both"] = "none"
+    """Which models torch.compile makes faster kernels for; the first steps take longer, and the last bits differ."""
     threads: int | None = at_least(1, None)
     """CPU threads of torch during the run; small models are fastest on 1."""
     log_every: int = at_least(1, 10)

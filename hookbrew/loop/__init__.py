@@ -1,7 +1,7 @@
 """The event-driven training loop. `hookbrew.loop.events` draws it."""
 
 from hookbrew.loop.batch import SHARE, Batch, Pad, digest, moved, size_of, split
-from hookbrew.loop.data import Feed, Given, Loader, mix
+from hookbrew.loop.data import Feed, Given, Loader
 from hookbrew.loop.device import autocast, chosen
 from hookbrew.loop.dispatch import Dispatch
 from hookbrew.loop.even import require_even, require_same
@@ -9,6 +9,7 @@ from hookbrew.loop.events import EVENTS, Events
 from hookbrew.loop.loop import Loop
 from hookbrew.loop.meter import finite
 from hookbrew.loop.mixture import Chain, Mixture
+from hookbrew.loop.order import mix
 from hookbrew.loop.rate import Rate, rated
 from hookbrew.loop.save import save
 from hookbrew.loop.shards import spread

@@ -7,30 +7,23 @@ which samples it holds, and how many steps there are, does not depend on how man
 
 from __future__ import annotations
 
-import hashlib
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 import attrs
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from hookbrew import words
 from hookbrew.chance import seeded
 from hookbrew.errors import DataError
-from hookbrew.loop.batch import SHARE, Batch, Share, named, size_of
+from hookbrew.loop.batch import SHARE, Batch, named, size_of
+from hookbrew.loop.order import Order, Picked, mix
 from hookbrew.ranks import Ranks
 
 PATIENCE = 60
 """Seconds that a process goes on loading data after it was asked to terminate."""
-
-
-def mix(seed: int, *names: object) -> int:
-    """A seed of 63 bits for one purpose: a hash of its arguments, independent of all other purposes."""
-    text = "\0".join(map(repr, (seed, *names)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 class Feed(Protocol):
@@ -58,53 +51,6 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
 
-class Picked(list[int]):
-    """The numbers of the samples of one batch, or of this process's part of it, and the seed of what they draw."""
-
-    seed: int = 0
-    share: Share | None = None
-    """How much of the batch it is; None for a process alone."""
-
-
-@attrs.define
-class Order:
-    """A batch sampler: the batches of one epoch from `start` on, shuffled by (seed, epoch).
-
-    Of several processes each takes every so many-th sample of a batch. One for which none is left, as at the end of an
-    epoch, runs the first one along with the others, and counts it as nothing.
-    """
-
-    length: int
-    batch_size: int
-    seed: int | None
-    """None keeps the order of the dataset."""
-    epoch: int = 1
-    start: int = 0
-    ranks: Ranks = attrs.field(factory=Ranks)
-
-    def __len__(self) -> int:
-        return -(-self.length // self.batch_size)
-
-    def __iter__(self) -> Iterator[Picked]:
-        if self.seed is None:
-            indices = torch.arange(self.length)
-        else:
-            generator = torch.Generator().manual_seed(mix(self.seed, "order", self.epoch))
-            indices = torch.randperm(self.length, generator=generator)
-        for place, chunk in enumerate(torch.split(indices, self.batch_size)):
-            if place >= self.start:
-                yield self.picked(chunk, place)
-
-    def picked(self, chunk: Tensor, place: int) -> Picked:
-        """This process's part of a batch, all of it for a process alone."""
-        rank, size = self.ranks.rank, self.ranks.size
-        mine = chunk[rank::size]
-        picked = Picked((mine if len(mine) else chunk[:1]).tolist())
-        picked.seed = mix(self.seed or 0, "samples", self.epoch, place, *([rank] if rank else []))
-        picked.share = Share(len(mine), len(chunk)) if size > 1 else None
-        return picked
-
-
 class Loader:
     """A feed over a dataset with a length."""
 
@@ -118,8 +64,12 @@ class Loader:
         fields: Sequence[str] = (),
         workers: int = 0,
         ranks: Ranks | None = None,
+        pin: bool = False,
     ) -> None:
-        """ranks: the processes that share each batch; all of it is given when left out."""
+        """ranks: the processes that share each batch; all of it is given when left out.
+
+        pin: let batches lie in memory from which a GPU copies while it computes.
+        """
         if not (isinstance(samples, Sized) and hasattr(samples, "__getitem__")):
             raise DataError(f"a dataset needs len() and integer indices; {type(samples).__name__} lacks them")
         if isinstance(samples, Mapping):
@@ -138,6 +88,7 @@ class Loader:
             batch_sampler=self._order,
             collate_fn=same,
             num_workers=workers,
+            pin_memory=pin,
             persistent_workers=workers > 0,
             worker_init_fn=patient if workers else None,
             generator=torch.Generator().manual_seed(mix(seed or 0, "workers")),

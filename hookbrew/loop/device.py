@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from torch import nn
 
 from hookbrew.errors import ConfigError, Problem
+from hookbrew.taps import sharded
 
 
 def chosen(name: str) -> torch.device:
@@ -35,6 +37,24 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
         precision = "bf16" if fast else "fp32"
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+@contextmanager
+def compiled(models: Iterable[nn.Module]) -> Iterator[None]:
+    """Forwards of these models are compiled inside, with the hooks that are on them, and are as before outside.
+
+    One that the user compiled is left alone. Raises ConfigError for one that FSDP2 has sharded.
+    """
+    mine = [model for model in dict.fromkeys(models) if model._compiled_call_impl is None]
+    if any(map(sharded, mine)):
+        raise ConfigError([Problem("train.compile", "a sharded model is not compiled; compile the other, or none")])
+    try:
+        for model in mine:
+            model.compile()
+        yield
+    finally:
+        for model in mine:
+            model._compiled_call_impl = None  # torch has no public way back
 
 
 @contextmanager

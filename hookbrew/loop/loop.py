@@ -6,12 +6,13 @@ It knows no loss: the objective gives named sums and counts, and weights over pr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
 import torch
+from torch import nn
 
 from hookbrew import words
 from hookbrew.config import Train
@@ -19,7 +20,7 @@ from hookbrew.errors import CallbackError
 from hookbrew.loop.accord import Accord
 from hookbrew.loop.batch import Batch, moved
 from hookbrew.loop.data import Feed, groups
-from hookbrew.loop.device import threads
+from hookbrew.loop.device import compiled, threads
 from hookbrew.loop.dispatch import Dispatch, reported
 from hookbrew.loop.evaluation import evaluating
 from hookbrew.loop.events import EVENTS
@@ -51,6 +52,8 @@ class Loop:
     """(batch, step, position in the step) -> the augmented batch."""
     dispatch: Dispatch = attrs.field(factory=Dispatch)
     folder: Path | None = None
+    compile: Sequence[nn.Module] = ()
+    """Models whose forwards torch.compile speeds up."""
     ranks: Ranks = attrs.field(factory=Ranks)
     accord: Accord = attrs.field(init=False, factory=Accord)
     state: State = attrs.field(init=False)
@@ -94,6 +97,7 @@ class Loop:
         with ExitStack() as stack:
             stack.enter_context(threads(self.train.threads))
             stack.enter_context(self.objective.attached())
+            stack.enter_context(compiled(self.compile))
             stack.enter_context(self.rate.lent())
             stack.callback(self.optimizer.zero_grad, set_to_none=True)
             with reported(dispatch, state):

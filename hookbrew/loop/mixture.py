@@ -8,7 +8,8 @@ import torch
 
 from hookbrew.errors import DataError
 from hookbrew.loop.batch import Batch
-from hookbrew.loop.data import Feed, mix
+from hookbrew.loop.data import Feed
+from hookbrew.loop.order import mix
 from hookbrew.objective import TASK
 
 

@@ -22,7 +22,7 @@ from safetensors import torch as safe
 from torch import Tensor, nn
 
 from hookbrew.chance import randomness, restore, sow
-from hookbrew.loop.data import mix
+from hookbrew.loop.order import mix
 from hookbrew.loop.shards import got, parted, spread, whole
 from hookbrew.loop.training import Training
 from hookbrew.store import Checkpoint

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from hookbrew.errors import DataError
 from hookbrew.loop import Given, Loader, Pad, mix
-from hookbrew.loop.data import Order, groups, size_of
+from hookbrew.loop.batch import size_of
+from hookbrew.loop.data import groups
+from hookbrew.loop.order import Order
 
 
 @given(length=st.integers(1, 50), size=st.integers(1, 60), seed=st.integers(0, 2**31), epoch=st.integers(1, 9))
