@@ -3,6 +3,7 @@
 import configparser
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 import types
@@ -74,7 +75,7 @@ def test_further_tables(project, monkeypatch, block, left_out):
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("command", lines(blocks("console")[1]) + lines(blocks("console")[3]))
+@pytest.mark.parametrize("command", lines(blocks("console")[1]) + lines(blocks("console")[4]))
 def test_commands(project, monkeypatch, command):
     monkeypatch.chdir(project)
     program, *arguments = shlex.split(command)
@@ -89,6 +90,30 @@ def test_a_run_goes_on(project, monkeypatch):
     for arguments in (begin, *(shlex.split(line)[1:] for line in lines(blocks("console")[2]))):
         done = CliRunner().invoke(main, arguments, prog_name="hookbrew")
         assert done.exit_code == 0, done.output
+
+
+def torchruns():
+    """The commands that start several processes, those of the script for Slurm included."""
+    shown = blocks("console")[3].replace("$ ", "\n") + blocks("bash")[0]
+    joined = shown.replace("\\\n", " ").splitlines()
+    return [line[line.index("torchrun") :].split(" #")[0].strip(" &") for line in joined if "torchrun -" in line]
+
+
+@pytest.mark.parametrize("command", torchruns())
+def test_commands_of_several_processes(command):
+    """As torchrun reads them, and then hookbrew."""
+    from torch.distributed.run import get_args_parser
+
+    parsed = get_args_parser().parse_args(shlex.split(command.replace("$", ""))[1:])
+    assert (parsed.module, parsed.training_script) == (True, "hookbrew")
+    name, *arguments = parsed.training_script_args
+    context = main.get_command(None, name).make_context(name, arguments)
+    assert context.params["config"] == "distill.toml"
+
+
+def test_the_script_for_slurm():
+    done = subprocess.run(["bash", "-n"], input=blocks("bash")[0], text=True, capture_output=True, check=False)
+    assert (done.returncode, len(torchruns())) == (0, 4), done.stderr
 
 
 def test_the_messages_are_real(project, monkeypatch):
