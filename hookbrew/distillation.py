@@ -23,6 +23,7 @@ from hookbrew.config import (
     structure_merge,
     structure_train,
 )
+from hookbrew.earlier import earlier, held, kept, pace
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.groups import adopt, default, owned
 from hookbrew.loop import (
@@ -121,6 +122,7 @@ class Distillation:
         evaluate: Iterable[Any] | Mapping[str, Iterable[Any]] | None = None,
         callbacks: Sequence[Request | object] = (),
         output: str | Path | None = None,
+        resume: bool = False,
         **train: Any,
     ) -> State:
         """Train the student and return the last state; `state.metrics` holds the last evaluation.
@@ -129,6 +131,7 @@ class Distillation:
         they are mappings of the tasks' names to loaders.
         optimizer: AdamW with lr 5e-5 when left out; projections join the one that is given.
         output: a folder for callbacks that write; it must not exist.
+        resume: go on from the newest checkpoint that the callback `checkpoint` made there; begin if there is none.
         train: the other keys of `[train]`: accumulate, clip_grad_norm, precision, log_every, ...
         The models are trained where they are, unless `device` is given.
         """
@@ -147,16 +150,21 @@ class Distillation:
         require_evaluation(fitting)
         if fitting.train.tau is not None and not self._several:
             raise ConfigError([Problem("tau", "there are no tasks to draw from", "fit")])
-        if fitting.folder is not None:
+        place = kept(fitting.folder, callbacks) if resume else None
+        if fitting.folder is not None and not resume:
             folder.refuse(fitting.folder, overwrite=False)
         feed = self.mixed(self._feeds(loader, whole=True), fitting.train) if self._several else self._given(loader)
         self.measure(feed, fitting.train)
         if fitting.evaluate is not None:
             self.rehearse(fitting.evaluate, fitting.train)
         loop = self.loop(feed, fitting)
-        if fitting.folder is not None:
-            folder.create(fitting.folder, overwrite=False)
-        return loop.run()
+        loop.saver.facts = pace(feed, fitting.train.accumulate)
+        checkpoint = None if place is None else loop.ranks.first(lambda: earlier(place, feed, loop.saver.facts))
+        if fitting.folder is None:
+            return loop.run()
+        fresh = not (resume and fitting.folder.exists())
+        with held(fitting.folder, loop.ranks, fresh=loop.ranks.said(fresh)):
+            return loop.run(checkpoint)
 
     def loop(self, feed: Feed, fitting: Fitting) -> Loop:
         """The loop over a measured objective; what `fit` and the command line share.

@@ -14,6 +14,7 @@ import attrs
 from hookbrew import factory, folder
 from hookbrew.chance import kept_random, sow
 from hookbrew.config import Document, read
+from hookbrew.earlier import held
 from hookbrew.errors import FolderError, PreemptedError, ResumeError
 from hookbrew.loop import Loop, State, chosen, finite, mix
 from hookbrew.plan import Stage, placed, planned, root, written
@@ -78,7 +79,7 @@ def run(
             loops = looping(plan, made)
             files = described(document, plan, catalogue)
             ranks.first(lambda: folder.create(output, overwrite=overwrite))
-            with alone(output, ranks), hinted(output):
+            with held(output, ranks), hinted(output):
                 trained(plan, loops, files=files, say=say)
     return loops[-1].state
 
@@ -91,14 +92,6 @@ def together(plan: Sequence[Stage]) -> Iterator[Ranks]:
         if train.shard != "none" and ranks.size == 1:
             log.info("train.shard = %r: this process is alone, and has all of it", train.shard)
         yield ranks
-
-
-@contextmanager
-def alone(output: Path, ranks: Ranks) -> Iterator[None]:
-    """No other training writes into the folder meanwhile; the first of several processes holds it for all."""
-    with ExitStack() as stack:
-        ranks.first(lambda: stack.enter_context(folder.locked(output)))
-        yield
 
 
 def resume(
@@ -133,7 +126,7 @@ def continued(
 ) -> State:
     """Train on from the newest checkpoint; changed: whether the configuration may be another than it was."""
     output, ranks = root(plan), world()
-    with alone(output, ranks), built(plan, catalogue) as made:
+    with held(output, ranks), built(plan, catalogue) as made:
         loops = looping(plan, made)
         place, checkpoint, wrong = ranks.first(lambda: newest([stage.experiment for stage in plan]))
         if checkpoint is None:
