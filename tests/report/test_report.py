@@ -231,6 +231,16 @@ def test_the_file_of_metrics_that_the_configuration_names(fake, report, parse):
     assert parse(folder / "report.html").results()["a"]["last loss"] == "5"
 
 
+def test_callbacks_that_were_disabled(fake, report, parse):
+    told = {"callback": "tensorboard", "event": "log", "step": 7, "error": "OSError: <full>"}
+    for name, degraded in {"a": [told, 3], "b": {"x": 1}}.items():
+        folder = fake(name, [{"step": 9, "loss": 5.0}], {"status": "done", "step": 9, "degraded": degraded})
+        assert report(folder).exit_code == 0
+        text = parse(folder / "report.html").text
+        sentence = "The callback tensorboard was disabled in event log at step 7: OSError: <full>."
+        assert (sentence in text) is (name == "a")
+
+
 def test_images_newest_first(fake, report, parse):
     folder = fake("a", [{"step": 1, "loss": 5.0}])
     (folder / "images/maps").mkdir(parents=True)
