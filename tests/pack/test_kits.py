@@ -110,6 +110,7 @@ VARIANTS = [
     ("augments", "n_gram_sampling", {"l_ng": (2,), "p_ng": (1.0,)}, set()),
     ("augments", "short_disorder", {"p": (0.0, 0.3, 0.3, 0.2, 0.2)}, set()),
     ("callbacks", "best", {"goal": "lowest", "folder": "kept/lowest"}, set()),
+    ("callbacks", "checkpoint", {"every": 2, "keep_best": 1, "metric": "accuracy", "goal": "lowest"}, set()),
     ("callbacks", "early_stop", {"patience": 1, "min_delta": 0.1, "metric": "accuracy"}, set()),
     ("callbacks", "ema", {"decay": 0.0, "warmup": False, "evaluate": False}, set()),
     ("callbacks", "freeze", {"modules": ["{0,1}"], "until": 4, "after": 0.2}, set()),
