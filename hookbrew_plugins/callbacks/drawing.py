@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -61,7 +61,8 @@ class Picture:
             fresh.write_bytes(self.png)
             fresh.replace(path)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with suppress(OSError):
+                fresh.unlink()
             raise FolderError(f"{path} cannot be written: {error.strerror}") from error
 
 
@@ -100,7 +101,7 @@ def similarity(student: Side, teacher: Side, values: Tensor, *, title: str, over
     with drawn(width, height, layout="constrained") as figure:
         axes = figure.add_subplot()
         image = axes.imshow(values.numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")
-        image.cmap.set_bad("0.8")
+        axes.set_facecolor("0.8")  # seen where there is no number
         axes.set_xticks(range(len(bottom)), bottom)
         axes.set_yticks(range(len(left)), left)
         if longest > most:
@@ -160,7 +161,7 @@ def attention(sides: Sequence[Side], *, title: str) -> Picture:
         figure.text(0.5, 1 - 0.22 / sheet.height, title, ha="center", va="center", fontsize=11)
         for number, side in enumerate(sides):
             common, labels = side.labels
-            heading = cut(f"{side.name}: {common}" if common else side.name, int(12 * sheet.width))
+            heading = cut(f"{side.name}: {common}" if common else side.name, sheet.letters)
             figure.text(sheet.left / sheet.width, sheet.heading(number), heading, va="center", weight="bold")
             for place, (name, one) in enumerate(zip(labels, side.maps, strict=True)):
                 row, column = divmod(place, columns)
@@ -205,6 +206,11 @@ class Sheet:
         return 0.4 + sum(self.head + rows * self.step[1] for rows in self.rows)
 
     @property
+    def letters(self) -> int:
+        """How long a heading may be, in bold ones, beside the bar."""
+        return int((self.width - self.left - 1.1) / 0.092)
+
+    @property
     def bar(self) -> tuple[float, float, float, float]:
         """The bar of colours."""
         tall = min(3.2, self.height - 1.2)
@@ -230,8 +236,9 @@ def panel(axes: Axes, one: Tensor, name: str, norm: Any) -> Any:
 
     image = axes.imshow(one.numpy(), norm=norm, cmap="magma", aspect="auto")
     axes.set_title(cut(name, 18), pad=3)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    locator = MaxNLocator(nbins=4, integer=True, min_n_ticks=1)
+    for axis, length in ((axes.xaxis, one.shape[1]), (axes.yaxis, one.shape[0])):
+        axis.set_ticks([place for place in locator.tick_values(0, length - 1) if 0 <= place < length])
     axes.tick_params(labelsize=6, length=2, pad=1)
     return image
 

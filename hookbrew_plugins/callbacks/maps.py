@@ -20,7 +20,7 @@ from hookbrew.taps import parse
 from hookbrew_plugins.callbacks.drawing import Picture, Side, attention, similarity
 from hookbrew_plugins.callbacks.inside import inside
 from hookbrew_plugins.callbacks.similarity import alike, rows
-from hookbrew_plugins.callbacks.sitter import Sitter, named, plain, sitting
+from hookbrew_plugins.callbacks.sitter import Sitter, named, plain, short, sitting
 
 PLACE = "images"
 """The folder, in the run folder, from which `hookbrew report` takes images."""
@@ -94,10 +94,9 @@ class Artist:
             raise CallbackError("callback 'maps' compares with a teacher, and there is none")
         told = self._options
         self._student = sitting("student", state.student, told.student, told.student_attention)
-        self._teachers = {
-            name: sitting(name.replace("/", " "), model, told.teacher, told.teacher_attention)
-            for name, model in named(state.teacher)
-        }
+        for name, model in named(state.teacher):
+            who = "teacher" if name == "teacher" else f"teacher {short(name)}"
+            self._teachers[name] = sitting(who, model, told.teacher, told.teacher_attention)
 
     @when(main=True)
     def batch_ready(self, state: State) -> None:
@@ -155,7 +154,7 @@ class Artist:
             sides = [student.attend(mask), *(one.attend(masks[name]) for name, one in teachers.items())]
         of, step = Side("student", paths), f"step {state.step:,}"
         for name, (side, values, over) in looks.items():
-            file = "similarity" if len(self._teachers) == 1 else f"similarity-{name.replace('/', '-')}"
+            file = "similarity" if len(self._teachers) == 1 else f"similarity-{short(name).replace('/', '-')}"
             yield file, similarity(of, side, values, title=f"Layer similarity, {step}", over=over)
         if found := [side for side in sides if side is not None]:
             yield "attention", attention(found, title=f"Attention, mean over heads, first sample, {step}")

@@ -79,7 +79,12 @@ def named(teacher: nn.Module, name: str = "teacher") -> Iterator[tuple[str, nn.M
         for path, model in named(child, key):
             if model not in seen:
                 seen.add(model)
-                yield path if path == key else f"{key.removesuffix('/teacher')}/{path}", model
+                yield path if path == key else f"{short(key)}/{path}", model
+
+
+def short(name: str) -> str:
+    """A teacher's name without what it has in common with those of other tasks."""
+    return name.removesuffix("/teacher")
 
 
 def read(taps: Taps, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[str], list[Tensor]]:

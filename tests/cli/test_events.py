@@ -131,13 +131,16 @@ def test_table(facts):
 def test_the_order_of_the_pack():
     known = described(catalogue(discover=False, plugins=[hookbrew_plugins]))["callbacks"]
     order = sorted((about["priority"], about["name"]) for about in known if about["priority"])
-    assert order == [(-100, "evaluate"), (50, "metrics"), (80, "tensorboard"), (90, "progress"), (100, "checkpoint")]
+    assert order == [
+        *((-100, "evaluate"), (50, "metrics"), (80, "maps"), (80, "tensorboard")),
+        *((90, "progress"), (100, "checkpoint")),
+    ]
     assert not [about for about in known if "why" in about]
 
 
 def test_what_of_the_pack_only_watches():
     known = described(catalogue(discover=False, plugins=[hookbrew_plugins]))["callbacks"]
-    assert [about["name"] for about in known if about["optional"]] == ["progress", "tensorboard"]
+    assert [about["name"] for about in known if about["optional"]] == ["maps", "progress", "tensorboard"]
 
 
 def test_json():

@@ -66,6 +66,7 @@ def fit(values, folder, *callbacks, name="accuracy", look=None, **options):
         ({"keep_best": 2}, [math.nan, math.nan], [2]),
         ({"keep_best": 3, "goal": "lowest"}, [0.9, 0.1, 0.8, 0.3, 0.2, 0.7, 0.6, 0.95], [2, 4, 5, 8]),
         ({"keep_best": 1, "every": 1}, [0.1, 0.9, 0.2, 0.3, 0.4], [2, 4, 5]),
+        ({"keep_best": 1, "every": 1}, [0.1, 0.9, 0.2, 0.3, 0.95], [4, 5]),
         ({"keep_best": 1, "every": 1, "keep_last": 3}, [0.1, 0.9, 0.2, 0.3, 0.4, 0.3], [2, 4, 5, 6]),
         ({"keep_best": 1, "every": 1, "keep_every": 3}, [0.1, 0.9, 0.2, 0.3, 0.4, 0.3, 0.2], [2, 3, 6, 7]),
         ({"every": 1}, [0.1, 0.9, 0.2, 0.3, 0.4], [4, 5]),
@@ -198,3 +199,5 @@ def test_a_failed_checkpoint_costs_no_good_one(tmp_path, caplog):
     found = fit([0.1, 0.5, 0.2, 0.3, 0.9, 0.2, 0.1], tmp_path / "run", InTheWay(), every=1, keep_best=1)
     assert "step-00000005 cannot be written: File exists" in caplog.messages[0]
     assert found == [2, 6, 7]
+    remembered = torch.load(tmp_path / "run/checkpoints/step-00000006/callbacks.pt", weights_only=True)
+    assert remembered["checkpoint"]["best"] == [[2, 0.5]]
