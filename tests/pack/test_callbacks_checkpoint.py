@@ -84,6 +84,23 @@ def test_a_better_one_stands_before_the_other_goes(tmp_path):
     assert look.seen == {0: [], 1: [1], 2: [1, 2], 3: [1, 2], 4: [2, 4], 5: [2, 4], 6: [2, 4], 7: [4, 7]}
 
 
+def test_a_checkpoint_knows_that_it_is_one_of_the_best(tmp_path):
+    """Else a training that goes on from it would let it go."""
+    fit([0.1, 0.9, 0.2, 0.8, 0.3], tmp_path / "run", epochs=100, keep_best=2, keep_every=1)
+    known = {}
+    for step in (1, 2, 3, 4, 5):
+        path = tmp_path / f"run/checkpoints/step-{step:08}/callbacks.pt"
+        if path.exists():
+            known[step] = torch.load(path, weights_only=True)["checkpoint"]["best"]
+    assert known == {
+        1: [[1, 0.1]],
+        2: [[2, 0.9], [1, 0.1]],
+        3: [[2, 0.9], [3, 0.2]],
+        4: [[2, 0.9], [4, 0.8]],
+        5: [[2, 0.9], [4, 0.8]],
+    }
+
+
 def test_against_all_evaluations_sorted(tmp_path):
     draw = random.Random(3)
     for number in range(6):
