@@ -373,11 +373,31 @@ def test_pictures_have_no_attention_which_is_told_once(tmp_path, caplog):
     assert caplog.messages == [told % who for who in ("student", "teacher")]
 
 
-def test_compiled_models_run_as_the_python_they_were_made_from(tmp_path, batches):
-    student = torch.compile(Encoder(), backend="eager")
-    state = fit(tmp_path / "run", batches([3, 2], [3, 2]), student=student, every=2)
-    assert not state.degraded
-    assert len(names(tmp_path / "run")) == 4
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch, in its own compiler
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_models_run_as_the_python_they_were_made_from(tmp_path, batches, whole):
+    """A hook that comes after the first call of compiled code may never run, and nothing is compiled for a drawing."""
+
+    def compilations(*callbacks):
+        made, student = [], Encoder()
+
+        def backend(graph, inputs):
+            made.append(graph)
+            return graph.forward
+
+        for block in () if whole else student.blocks:
+            block.compile(backend=backend)
+        torch.manual_seed(0)
+        model = torch.compile(student, backend=backend) if whole else student
+        run = hb.Distillation(Encoder(12, 3), model, [hb.loss("kd_ce")])
+        state = run.fit(batches([3, 2], [3, 2]), steps=2, callbacks=callbacks, output=tmp_path / str(len(callbacks)))
+        assert not state.degraded
+        torch.compiler.reset()
+        return len(made)
+
+    layers = {"student": "blocks[*].attention", "teacher": "blocks[*].attention"}
+    assert compilations() == compilations(hb.callback("maps", every=2, **layers)) > 0
+    assert len(names(tmp_path / "1")) == 4
 
 
 def test_a_layer_that_runs_several_times(tmp_path, batches):
