@@ -11,7 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from hookbrew.errors import CallbackError, SelectorError
+from hookbrew import words
+from hookbrew.errors import CallbackError, DataError, SelectorError
 from hookbrew.loop import State
 from hookbrew.modes import evaluating
 from hookbrew.objective import parted
@@ -22,6 +23,7 @@ from hookbrew_plugins.callbacks.inside import inside
 from hookbrew_plugins.callbacks.similarity import alike, rows
 from hookbrew_plugins.callbacks.sitter import Sitter, named, plain, short, sitting
 
+MASK = "attention_mask"
 PLACE = "images"
 """The folder, in the run folder, from which `hookbrew report` takes images."""
 
@@ -57,7 +59,7 @@ class Maps:
     """Attention of the student, as encoder.layer[*].attention.self:attn; "" for none."""
     teacher_attention: str = attrs.field(default="attention[*]", validator=selector)
     """Attention of the teacher; "" for none."""
-    mask: str = "attention_mask"
+    mask: str = MASK
     """The key of the batch that says which tokens are there, (batch, tokens); "" if all are."""
     folder: str = attrs.field(default="tb/maps", validator=inside)
     """The folder of the event files for TensorBoard, in the run folder; one of its own."""
@@ -160,9 +162,16 @@ class Artist:
             yield "attention", attention(found, title=f"Attention, mean over heads, first sample, {step}")
 
     def _mask(self, state: State, *side: str) -> Tensor | None:
-        """The mask of one model's tokens, if it has one."""
-        found = parted(state.batch, *side).get(self._options.mask)
-        return found if isinstance(found, Tensor) and found.dim() == 2 else None
+        """The mask of one model's tokens; None without one. Raises DataError for another shape, or a lost one."""
+        key, part = self._options.mask, parted(state.batch, *side)
+        mask = part.get(key)
+        if mask is None and key not in ("", MASK):
+            raise DataError(f"callback 'maps': mask: the batch has no key {key!r}; {words.hint(key, part)}")
+        if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+            shape = tuple(mask.shape) if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+            told = f"the mask {key!r} is {shape} and not (batch, tokens)"
+            raise DataError(f"callback 'maps': {told}; name another, or write mask = \"\" if every token counts")
+        return mask
 
     def _put(self, state: State, name: str, picture: Picture) -> None:
         """Write a drawing to both places."""

@@ -455,6 +455,21 @@ def test_a_mistake_that_only_a_batch_shows_costs_the_maps_alone(tmp_path, batche
     assert not [hook for module in state.student.modules() for hook in module._forward_pre_hooks]
 
 
+def test_a_mask_that_says_nothing_of_tokens(tmp_path, batches):
+    """Padding would be compared in silence."""
+    (batch,) = batches([3, 2])
+    state = fit(tmp_path / "1", [batch], mask="attention_mas")
+    told = "DataError: callback 'maps': mask: the batch has no key 'attention_mas'; did you mean 'attention_mask'?"
+    assert [one["error"] for one in state.degraded] == [told]
+    state = fit(tmp_path / "2", [batch], mask="labels")
+    assert state.degraded[0]["error"] == (
+        "DataError: callback 'maps': the mask 'labels' is (2,) and not (batch, tokens); name another, or write "
+        'mask = "" if every token counts'
+    )
+    del batch["attention_mask"]
+    assert not fit(tmp_path / "3", [batch]).degraded, "there is no padding without a mask"
+
+
 def test_a_place_that_cannot_be_written_costs_the_maps_alone(tmp_path, batches):
     class InTheWay:
         def run_start(self, state):
