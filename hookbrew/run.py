@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -230,12 +231,15 @@ def inside(stage: Stage, state: State) -> Iterator[None]:
 def recorded(state: State, where: Path, *, last: bool = True, **named: str) -> Iterator[None]:
     """Keep `status.json` true whatever happens inside; a full disk never hides why a run ended.
 
-    last: whether the run is done after this; else another stage comes. named: what more the status says.
+    last: whether the run is done after this; else another stage comes. named: what more the status says. Callbacks that
+    were disabled are listed whenever it is written, those of earlier stages and processes first.
     """
     if not state.ranks.main:
         yield
         return
-    folder.status(where, "running", total_steps=state.total_steps, **named)
+    before = degraded(where)
+    running = {"total_steps": state.total_steps, **named}
+    folder.status(where, "running", **running, **listed(before))
     try:
         yield
     except BaseException as error:
@@ -243,10 +247,26 @@ def recorded(state: State, where: Path, *, last: bool = True, **named: str) -> I
         word = words.get(type(error), "failed")
         reason = f"{type(error).__name__}: {error}".strip(": ")
         try:
-            folder.status(where, word, step=state.step, reason=reason, **named)
+            folder.status(where, word, step=state.step, reason=reason, **named, **listed(before, state))
         except FolderError as second:
             error.add_note(str(second))
         raise
     if last:
         facts = {"reason": state.stop_reason, "metrics": finite(state.metrics)}
-        folder.status(where, "done", step=state.step, **facts, **named)
+        folder.status(where, "done", step=state.step, **facts, **named, **listed(before, state))
+    elif state.degraded:
+        folder.status(where, "running", **running, **listed(before, state))
+
+
+def degraded(where: Path) -> list[Any]:
+    """The callbacks that the status of a folder lists as disabled; none if there is no status."""
+    with suppress(OSError, ValueError, AttributeError):
+        found = json.loads((where / folder.STATUS).read_text(encoding="utf-8")).get("degraded")
+        return found if isinstance(found, list) else []
+    return []
+
+
+def listed(before: Sequence[Any], state: State | None = None) -> dict[str, Any]:
+    """What the status says of callbacks that were disabled: nothing, if none was."""
+    every = [*before, *(state.degraded if state else ())]
+    return {"degraded": every} if every else {}

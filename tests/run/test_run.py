@@ -268,6 +268,7 @@ def test_a_status_that_cannot_be_written_hides_nothing(tmp_path):
     class Gone:
         total_steps: int = 3
         step: int = 2
+        degraded: tuple = ()
 
     def fail():
         shutil.rmtree(tmp_path / "run")
