@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hookbrew.config import Loss, Merge
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.modes import evaluating, kept
-from hookbrew.objective.align import count, valid
+from hookbrew.objective.align import Seen, count
 from hookbrew.objective.given import Given, aligned
 from hookbrew.objective.inputs import Inputs, Names, parted
 from hookbrew.objective.measure import require_reach, termed
@@ -111,7 +111,7 @@ class Objective:
         terms = self.terms or self._build(batch)
         with kept(self.extras):
             self.extras.eval()  # a loss that remembers samples learns nothing from a look
-            require_reach(terms, lambda term: self._evaluated(term, batch, 0.0))
+            require_reach(terms, lambda term: self._evaluated(term, Given(Seen(batch), self.names, self._merge), 0.0))
         if not self.terms:
             join(self.extras, self.student)  # some losses have parameters only since they were evaluated
             self.terms = terms
@@ -129,9 +129,9 @@ class Objective:
 
     def counts(self, batch: Mapping[str, Any], samples: int, device: torch.device) -> Tensor:
         """What is valid in a batch for each term, (terms,): positions, pairs or samples; known before any forward."""
-        masks = [valid(term.source, term.scope, batch)[0] for term in self.terms]
-        found = zip(self.terms, masks, strict=True)
-        return torch.stack([count(mask, term.scope.counts, samples, device) for term, mask in found])
+        seen, scopes = Seen(batch), {term.scope: term.source for term in self.terms}  # each is counted once
+        found = {s: count(seen.valid(source, s)[0], s.counts, samples, device) for s, source in scopes.items()}
+        return torch.stack([found[term.scope] for term in self.terms])
 
     def sums(self, batch: Mapping[str, Any], counts: Tensor, progress: float = 0.0) -> Tensor:
         """The sum over valid positions of each term for the batch that `forward` saw, (terms,)."""
@@ -140,7 +140,8 @@ class Objective:
 
     def means(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """The mean of each term by name, unweighted, for the batch that `forward` saw."""
-        return {term.name: self._evaluated(term, batch, progress)[1] for term in self.terms}
+        given = Given(Seen(batch), self.names, self._merge)
+        return {term.name: self._evaluated(term, given, progress)[1] for term in self.terms}
 
     def received(self, model: str) -> tuple[str, ...]:
         """The keys of a batch that the student or a teacher gets, by its name; known after `measure`."""
@@ -180,12 +181,11 @@ class Objective:
             require_order(self.student, readers, self.names, self._at)
         return logits, labels
 
-    def _evaluated(self, term: Term, batch: Mapping[str, Any], progress: float) -> tuple[Any, Tensor]:
+    def _evaluated(self, term: Term, given: Given, progress: float) -> tuple[Any, Tensor]:
         """The student's tensor of a term, as tapped, and the term's mean."""
         student = term.pick(self._view.read("student", term.source.path))
         teachers = [term.pick(self._view.read(name, term.source.path)) for name in term.source.teachers]
-        given = Given(term, self.names, self._merge).roles(student, teachers, batch, progress)
-        return student, term.mean(given, term.source.function_at(progress))
+        return student, term.mean(given.roles(term, student, teachers, progress), term.source.function_at(progress))
 
     def _build(self, batch: Mapping[str, Any]) -> tuple[Term, ...]:
         terms, problems = list[Term](), list[Problem]()
