@@ -54,7 +54,7 @@ def ce(student: Tensor, labels: Tensor, mask: Tensor | None = None, *, label_smo
         return soft_ce(student, labels, mask, label_smoothing=label_smoothing)
     require_labels(student, labels)
     require_mask(student, mask)
-    labels = labels.long() if mask is None else labels.long().masked_fill(~mask, IGNORED)
+    labels = labels.long() if mask is None else torch.where(mask, labels.long(), IGNORED)
     absent = labels == IGNORED
     logs = torch.log_softmax(widened(student).masked_fill(absent.unsqueeze(-1), 0.0), dim=-1)
     total, count = NLL(logs.flatten(0, -2), labels.flatten(), None, SUM, IGNORED)
