@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +139,8 @@ class Distillation:
         if (epochs is None) == (steps is None):
             raise ConfigError([Problem("fit", "the length is missing, or given twice: write either epochs or steps")])
         here = next((str(p.device) for p in self.student.parameters()), "cpu")
-        length = {"epochs": epochs} if steps is None else {"steps": steps}
         fitting = Fitting(
-            train=structure_train({"device": here, **length, **train}),
+            train=structure_train({"device": here, "epochs": epochs, "steps": steps, **train}),
             optimizer=optimizer,
             rate=self._built(lr_schedule) if isinstance(lr_schedule, Request) else lr_schedule,
             evaluate=None if evaluate is None else self._evaluated(evaluate),
@@ -152,7 +152,7 @@ class Distillation:
             raise ConfigError([Problem("tau", "there are no tasks to draw from", "fit")])
         place = kept(fitting.folder, callbacks) if resume else None
         if fitting.folder is not None and not resume:
-            folder.refuse(fitting.folder, overwrite=False)
+            of(self.student).first(partial(folder.refuse, fitting.folder, overwrite=False))
         feed = self.mixed(self._feeds(loader, whole=True), fitting.train) if self._several else self._given(loader)
         self.measure(feed, fitting.train)
         if fitting.evaluate is not None:
@@ -160,10 +160,7 @@ class Distillation:
         loop = self.loop(feed, fitting)
         loop.saver.facts = pace(feed, fitting.train.accumulate)
         checkpoint = None if place is None else loop.ranks.first(lambda: earlier(place, feed, loop.saver.facts))
-        if fitting.folder is None:
-            return loop.run()
-        fresh = not (resume and fitting.folder.exists())
-        with held(fitting.folder, loop.ranks, fresh=loop.ranks.said(fresh)):
+        with held(fitting.folder, loop.ranks, fresh=not resume):
             return loop.run(checkpoint)
 
     def loop(self, feed: Feed, fitting: Fitting) -> Loop:

@@ -34,15 +34,20 @@ def pace(feed: Feed, accumulate: int) -> dict[str, int | None]:
 
 
 @contextmanager
-def held(output: Path, ranks: Ranks, *, fresh: bool = False) -> Iterator[None]:
+def held(output: Path | None, ranks: Ranks, *, fresh: bool = False) -> Iterator[None]:
     """No other training writes into the folder meanwhile; the first of several processes holds it for all.
 
-    fresh: whether it is made now.
+    fresh: whether there must be none yet. It is made if it is not there.
     """
     with ExitStack() as stack:
-        if fresh:
-            ranks.first(lambda: folder.create(output, overwrite=False))
-        ranks.first(lambda: stack.enter_context(folder.locked(output)))
+
+        def hold() -> None:
+            if output is not None:
+                if fresh or not output.exists():
+                    folder.create(output, overwrite=False)
+                stack.enter_context(folder.locked(output))
+
+        ranks.first(hold)
         yield
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 import hookbrew as hb
 from hookbrew.errors import ConfigError
+from hookbrew.ranks import Ranks
 from hookbrew.store import Store, opened
 from hookbrew_plugins.callbacks.checkpoint import Checkpoint
 
@@ -177,6 +178,7 @@ class State:
 
     def __init__(self, folder):
         self.folder, self.kept, self.total_epochs, self.store = folder, set(), 1, None
+        self.ranks = Ranks()
 
     def require_folder(self, who):
         return self.folder
