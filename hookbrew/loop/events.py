@@ -51,6 +51,10 @@ The events of a run take `main` alone, but `run_start` takes `first`, where no s
 
 A callback that remembers has `state_dict()` and
 `load_state_dict(state)`, of plain values and tensors, which checkpoints keep; it is given its state before `run_start`.
+
+Of several processes each has its own callbacks, which see the same steps, rows and metrics, and of each batch a part.
+`state.ranks` sums and gathers over them; `state.ranks.main` is the one that writes files. What one of them asks for, as
+`request_stop`, all do. Checkpoints keep what the first one's remember, and all are given that.
 """
 
 from __future__ import annotations
