@@ -92,6 +92,7 @@ def test_eight_faults_as_json():
     }
 
 
+@pytest.mark.slow
 def test_a_command_of_its_own_in_a_broken_environment(eight):
     environment = {**os.environ, "PYTHONPATH": str(eight)}
     command = [sys.executable, "-m", "hookbrew"]

@@ -44,6 +44,7 @@ def call(python, *arguments, cwd):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_from_new_to_uninstall(python, tmp_path):
     command = ("-m", "hookbrew", "plugins")
     call(python, *command, "new", "brand-new", cwd=tmp_path)
