@@ -147,15 +147,16 @@ class Distillation:
         require_evaluation(fitting)
         if fitting.train.tau is not None and not self._several:
             raise ConfigError([Problem("tau", "there are no tasks to draw from", "fit")])
-        if fitting.folder is not None:
-            folder.refuse(fitting.folder, overwrite=False)
+        ranks = of(self.student)
+        if (place := fitting.folder) is not None:
+            ranks.first(lambda: folder.refuse(place, overwrite=False))
         feed = self.mixed(self._feeds(loader, whole=True), fitting.train) if self._several else self._given(loader)
         self.measure(feed, fitting.train)
         if fitting.evaluate is not None:
             self.rehearse(fitting.evaluate, fitting.train)
         loop = self.loop(feed, fitting)
-        if fitting.folder is not None:
-            folder.create(fitting.folder, overwrite=False)
+        if place is not None:
+            ranks.first(lambda: folder.create(place, overwrite=False))
         return loop.run()
 
     def loop(self, feed: Feed, fitting: Fitting) -> Loop:
@@ -197,10 +198,10 @@ class Distillation:
             batch = {**batch, **kept}
         return batch
 
-    def measure(self, feed: Feed, train: Train) -> list[Batch]:
+    def measure(self, feed: Feed, train: Train, parts: int = 1) -> list[Batch]:
         """Bring the models to their device and measure sizes on the first batch; returns it, or that of each task.
 
-        Where several processes share a batch, as much of it is measured as each of them will get.
+        parts: how many processes share each batch; as much of it is measured as each of them will get.
         """
         device = chosen(train.device)
         for _, model in self._sides():
@@ -209,7 +210,7 @@ class Distillation:
         with kept_random(device), self.objective.attached():
             batches = feed.first()
             for batch in batches:
-                part = next(split(batch, -(-size_of(batch) // world().size)))
+                part = next(split(batch, -(-size_of(batch) // parts)))
                 self.objective.measure(moved(part, device), stop=train.stop_teacher)
         owned(self.objective)
         return batches

@@ -9,6 +9,7 @@ from hookbrew import words
 from hookbrew.errors import DataError
 from hookbrew.loop.batch import Batch, digest
 from hookbrew.loop.data import Feed, Given
+from hookbrew.loop.mixture import Mixture
 from hookbrew.ranks import Ranks
 
 log = logging.getLogger("hookbrew")
@@ -19,6 +20,10 @@ def require_even(feed: Feed, ranks: Ranks) -> None:
 
     That each goes through the whole dataset is no error, and rarely meant: it is told as a warning of the log.
     """
+    if ranks.size > 1 and isinstance(feed, Mixture):
+        feed.shares = ranks.said(feed.shares)  # each draws the same tasks, however many samples its own part has
+        for part in feed.parts:
+            require_even(part, ranks)
     if ranks.size == 1 or not isinstance(feed, Given):
         return
     lengths = ranks.each(feed.length)
