@@ -62,6 +62,14 @@ class Ranks:
         distributed.all_gather_object(values, value, group=self.group)
         return values
 
+    def gathered(self, value: T) -> list[T]:
+        """The values of all processes in their order, in the first one; elsewhere nothing, for they may be large."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.main else None
+        distributed.gather_object(value, values, group=self.group, group_dst=0)
+        return values or []
+
     def said(self, value: T) -> T:
         """What the first process says, on each of them."""
         if self.size == 1:

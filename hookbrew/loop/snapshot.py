@@ -52,7 +52,7 @@ def taken(loop: Training) -> tuple[dict[str, bytes], dict[str, Any], dict[str, T
         },
         "callbacks": whole(loop.dispatch.state_dict()),
     }
-    others = loop.ranks.each(dumped({**own(loop), "buffers": buffers(models)}))[1:] if loop.ranks.size > 1 else []
+    others = loop.ranks.gathered(dumped({**own(loop), "buffers": buffers(models)}))[1:] if loop.ranks.size > 1 else []
     counters = {name: getattr(loop.state, name) for name in COUNTERS}
     if not loop.ranks.main:
         return {}, counters, shards

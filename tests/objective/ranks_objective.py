@@ -13,6 +13,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as Replica
+from torch.utils.data import DataLoader, IterableDataset
 
 import hookbrew as hb
 import hookbrew_plugins
@@ -231,6 +232,26 @@ def mixed(*numbers):
     return seen
 
 
+class Stream(IterableDataset):
+    """Three batches in the first rank, five in the second; nobody says so."""
+
+    def __iter__(self):
+        yield from [pair[RANK] for pair in batches()][: 3 + 2 * RANK]
+
+
+def streamed():
+    """In which steps epochs end; each ends with an evaluation, for which both are needed."""
+    run, seen = hb.Distillation(nets()[0], nets()[1], both(), catalogue=PACK), []
+
+    class Ends:
+        def eval_end(self, state):
+            seen.append(state.step)
+
+    stream = DataLoader(Stream(), batch_size=None)
+    run.fit(stream, steps=5, accumulate=2, evaluate=[batches()[0][0]], callbacks=[Ends()])
+    return seen
+
+
 def unshared():
     """Why a student with a parameter without dimensions is not shared out."""
     student = nets()[1]
@@ -264,6 +285,7 @@ CASES = {
     "written": written,
     "mixed": lambda: mixed(4, 4),
     "mixed uneven": lambda: mixed(4, 5),
+    "streamed": streamed,
     "unshared": unshared,
     "uneven": lambda: refused([pair[0] for pair in batches()[RANK:]], [batches()[0][0]]),
     "other evaluation": lambda: refused([pair[0] for pair in batches()], [batches()[0][RANK]]),

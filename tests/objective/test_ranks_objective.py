@@ -55,6 +55,11 @@ def test_tasks_of_loaders_in_parts(trainings):
     assert all("the processes have 4, 5 batches" in told for told in trainings("mixed uneven"))
 
 
+def test_streams_of_other_lengths(trainings):
+    """The epoch of both ends where the first of them ends."""
+    assert trainings("streamed") == [[2, 4, 5]] * 2
+
+
 def test_layers_that_are_sharded():
     """Of lists in a list what they hold, a layer that stands twice once, and none that shares a weight."""
 
