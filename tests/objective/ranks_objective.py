@@ -5,6 +5,7 @@ to a step: the mean of both ranks' losses. All in float64.
 """
 
 import copy
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -214,6 +215,22 @@ def written():
     return sorted(path.name for path in place.iterdir()), len((place / "metrics.jsonl").read_text().splitlines())
 
 
+class Scored:
+    """A metric that each rank has for itself: only that of the first is better each time."""
+
+    def eval_end(self, state):
+        state.metrics["loss"] = float(state.step if RANK else -state.step)
+
+
+def best():
+    """The step whose student was kept."""
+    run, place = hb.Distillation(nets()[0], nets()[1], both(), catalogue=PACK), Path(sys.argv[3]) / "kept"
+    callbacks = [Scored(), hb.callback("best", metric="loss")]
+    parts = [pair[RANK] for pair in batches()]
+    run.fit(parts, epochs=3, evaluate=[batches()[0][0]], output=place, callbacks=callbacks)
+    return json.loads((place / "best/metrics.json").read_text())["step"]
+
+
 def mixed(*numbers):
     """The tasks that were drawn of the data of two, of which each rank has a part."""
     tasks = {name: hb.Task(teacher=nets()[0], losses=both()) for name in "ab"}
@@ -283,6 +300,7 @@ CASES = {
     "trimmed": trimmed,
     "dropped": dropped,
     "written": written,
+    "best": best,
     "mixed": lambda: mixed(4, 4),
     "mixed uneven": lambda: mixed(4, 5),
     "streamed": streamed,

@@ -47,6 +47,11 @@ def test_a_folder_of_both(trainings):
     assert trainings("written") == [[["checkpoints", "final", "metrics.jsonl"], 2]] * 2
 
 
+def test_metrics_that_differ(trainings):
+    """The first rank says which student is the best; the other would not come to save it."""
+    assert trainings("best") == [18, 18]
+
+
 def test_tasks_of_loaders_in_parts(trainings):
     """Both draw the same tasks, although one has more samples of the second."""
     one, other = trainings("mixed")
