@@ -1,9 +1,10 @@
 """What the loop costs a step: `fit` beside a loop written by hand that does the same work.
 
-    python benchmarks/loop.py [--rounds 11] [--shapes tiny,real] [--json FILE]
+    python benchmarks/loop.py [--rounds 15] [--shapes tiny,real] [--json FILE]
 
 A teacher and a student, the losses kd_ce and ce, fused AdamW, the norm of the gradients, a row of means every few
-steps. Before anything is timed, both loops must have computed the same losses and the same weights.
+steps. Before anything is timed, both loops must have computed the same losses and the same weights, and the operations
+of torch that each makes are counted.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from copy import deepcopy
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -24,7 +26,7 @@ from typing import Any
 
 import attrs
 import torch
-from measure import Ratio, machine, ratio, verdict, write
+from measure import Operations, Ratio, machine, ratio, verdict, write
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -92,7 +94,7 @@ def shape(name: str) -> Shape:
     """`tiny` or `real`."""
     torch.manual_seed(0)
     if name == "tiny":
-        return Shape(Tiny(16), Tiny(8), (4, 8), 200, "an embedding and a linear layer, 4 x 8 tokens")
+        return Shape(Tiny(16), Tiny(8), (4, 8), 100, "an embedding and a linear layer, 4 x 8 tokens")
     return Shape(bert(256, 4), bert(192, 2), (16, 64), 8, "BERT, 192 wide, 2 layers, of 256 x 4; 16 x 64 tokens")
 
 
@@ -102,6 +104,8 @@ class Clocked:
 
     batches: Sequence[Batch]
     steps: int
+    clock: Callable[[], float] = time.process_time
+    """What it notes."""
     times: list[float] = attrs.field(factory=list)
 
     def __len__(self) -> int:
@@ -110,12 +114,16 @@ class Clocked:
     def __iter__(self) -> Iterator[Batch]:
         self.times.clear()
         for step in range(self.steps):
-            self.times.append(time.process_time())
+            self.times.append(self.clock())
             yield self.batches[step % len(self.batches)]
 
     def __call__(self) -> float:
         """Seconds a step, without the first few."""
         return (self.times[-1] - self.times[WARM]) / (self.steps - 1 - WARM)
+
+    def least(self) -> float:
+        """Of one step, without a row."""
+        return min(after - before for before, after in pairwise(self.times))
 
 
 def logits(output: Any) -> Tensor:
@@ -193,6 +201,21 @@ class Bench:
         for ours, theirs in zip(own.parameters(), student.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
+    def operations(self, steps: int = 4) -> dict[str, float]:
+        """How many operations of torch one step makes, without its row."""
+        found = {}
+        for name in (HAND, FIT):
+            teacher, student, optimizer = self.pair()
+            with Operations() as seen:
+                loader = Clocked(self.batches, steps, clock=lambda seen=seen: seen.made)
+                if name == HAND:
+                    by_hand(teacher, student, optimizer, loader)
+                else:
+                    options = {"epochs": 1, "log_every": EVERY, "precision": "fp32"}
+                    self.distillation(teacher, student).fit(loader, optimizer=optimizer, **options)
+            found[name] = loader.least()
+        return found
+
     def variants(self) -> dict[str, Any]:
         """By name: a call that trains for one round and says the seconds of a step."""
         made: dict[str, Any] = {name: self.hand(*self.pair()) for name in (HAND, AGAIN)}
@@ -250,6 +273,7 @@ def measured(bench: Bench, name: str, count: int) -> dict[str, Any]:
     """All variants of one shape."""
     times = alternated(bench.variants(), count)
     report: dict[str, Any] = {}
+    operations = bench.operations()
     for variant, each in times.items():
         found: Ratio = ratio(each, times[HAND])
         line = found._asdict() | {"microseconds": above(each, times[HAND])}
@@ -259,23 +283,28 @@ def measured(bench: Bench, name: str, count: int) -> dict[str, Any]:
             if name in MICROSECONDS:
                 most, middle = MICROSECONDS[name], line["microseconds"]["middle"]
                 line |= {"target": most, "verdict": "met" if middle <= most else "missed"}
+        if variant in operations:
+            line["operations"] = operations[variant]
         report[variant] = line
     return report
 
 
 def show(console: Console, title: str, report: Mapping[str, Any]) -> None:
     """The figures of one shape."""
-    table = Table("a step", "us", "ratio", "95 %", "us above", "half of the rounds", "target", "", title=title)
+    compared = ("a step", "us", "min", "median", "95 %", "us above", "half of the rounds")
+    table = Table(*compared, "operations", "target", "", title=title)
     for name, line in report.items():
         more, goal = line["microseconds"], line.get("target")
         text = "" if goal is None else f"<= {goal:g}" + (" us" if goal > 2 else "")
         table.add_row(
             name,
             f"{1000 * line['milliseconds']:.0f}",
+            f"{line['fastest']:.3f}",
             f"{line['middle']:.3f}",
             f"{line['low']:.3f}..{line['high']:.3f}",
             f"{more['middle']:+.1f}",
             f"{more['low']:+.1f}..{more['high']:+.1f}",
+            f"{line['operations']}" if "operations" in line else "",
             text,
             line.get("verdict", ""),
         )
@@ -285,7 +314,7 @@ def show(console: Console, title: str, report: Mapping[str, Any]) -> None:
 def options(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--shapes", type=lambda text: text.split(","), default=["tiny", "real"], help="tiny,real")
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--json", metavar="FILE")
@@ -297,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = options(argv)
     torch.set_num_threads(1)
     logging.getLogger("hookbrew").setLevel(logging.ERROR)
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=None if sys.stdout.isatty() else 130)
     report: dict[str, Any] = {"machine": machine(given.device), "shapes": {}}
     with TemporaryDirectory() as folder:
         for name in given.shapes:

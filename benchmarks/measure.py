@@ -100,6 +100,18 @@ def verdict(found: Ratio, low: float, high: float) -> str:
     return "missed" if found.high < low or found.low > high else "unclear"
 
 
+class Operations(TorchDispatchMode):
+    """Counts the operations of torch that run while it is on, those of autograd too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.made += 1
+        return func(*args, **(kwargs or {}))
+
+
 class Births(TorchDispatchMode):
     """Sees every tensor that an operation returns, and knows later which of their memory is still there."""
 

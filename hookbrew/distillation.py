@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hookbrew.config import (
     structure_merge,
     structure_train,
 )
+from hookbrew.earlier import earlier, held, kept, pace
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.groups import adopt, default, owned
 from hookbrew.loop import (
@@ -121,6 +123,7 @@ class Distillation:
         evaluate: Iterable[Any] | Mapping[str, Iterable[Any]] | None = None,
         callbacks: Sequence[Request | object] = (),
         output: str | Path | None = None,
+        resume: bool = False,
         **train: Any,
     ) -> State:
         """Train the student and return the last state; `state.metrics` holds the last evaluation.
@@ -129,15 +132,15 @@ class Distillation:
         they are mappings of the tasks' names to loaders.
         optimizer: AdamW with lr 5e-5 when left out; projections join the one that is given.
         output: a folder for callbacks that write; it must not exist.
+        resume: go on from the newest checkpoint that the callback `checkpoint` made there; begin if there is none.
         train: the other keys of `[train]`: accumulate, clip_grad_norm, precision, log_every, ...
         The models are trained where they are, unless `device` is given.
         """
         if (epochs is None) == (steps is None):
             raise ConfigError([Problem("fit", "the length is missing, or given twice: write either epochs or steps")])
         here = next((str(p.device) for p in self.student.parameters()), "cpu")
-        length = {"epochs": epochs} if steps is None else {"steps": steps}
         fitting = Fitting(
-            train=structure_train({"device": here, **length, **train}),
+            train=structure_train({"device": here, "epochs": epochs, "steps": steps, **train}),
             optimizer=optimizer,
             rate=self._built(lr_schedule) if isinstance(lr_schedule, Request) else lr_schedule,
             evaluate=None if evaluate is None else self._evaluated(evaluate),
@@ -147,17 +150,18 @@ class Distillation:
         require_evaluation(fitting)
         if fitting.train.tau is not None and not self._several:
             raise ConfigError([Problem("tau", "there are no tasks to draw from", "fit")])
-        ranks = of(self.student)
-        if (place := fitting.folder) is not None:
-            ranks.first(lambda: folder.refuse(place, overwrite=False))
+        place = kept(fitting.folder, callbacks) if resume else None
+        if fitting.folder is not None and not resume:
+            of(self.student).first(partial(folder.refuse, fitting.folder, overwrite=False))
         feed = self.mixed(self._feeds(loader, whole=True), fitting.train) if self._several else self._given(loader)
         self.measure(feed, fitting.train)
         if fitting.evaluate is not None:
             self.rehearse(fitting.evaluate, fitting.train)
         loop = self.loop(feed, fitting)
-        if place is not None:
-            ranks.first(lambda: folder.create(place, overwrite=False))
-        return loop.run()
+        loop.saver.facts = pace(feed, fitting.train.accumulate)
+        checkpoint = None if place is None else loop.ranks.first(lambda: earlier(place, feed, loop.saver.facts))
+        with held(fitting.folder, loop.ranks, fresh=not resume):
+            return loop.run(checkpoint)
 
     def loop(self, feed: Feed, fitting: Fitting) -> Loop:
         """The loop over a measured objective; what `fit` and the command line share.

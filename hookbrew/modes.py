@@ -9,6 +9,8 @@ from torch import nn
 
 from hookbrew.chance import kept_random
 
+__all__ = ["evaluating", "kept"]
+
 
 @contextmanager
 def kept(*models: nn.Module | None) -> Iterator[None]:

@@ -78,10 +78,15 @@ def require_read(experiment: Experiment) -> None:
             problems.append(Problem(f"{at}data.evaluate_batch_size", f"there is no {at}data.evaluate"))
     if all(part.data.evaluate is None for part in experiment.parts.values()):
         unread = {"train.evaluate_every": experiment.train.evaluate_every}
-        named = {f"callbacks[{i}]": c.type in EVALUATED for i, c in enumerate(experiment.callbacks)}
+        named = {f"callbacks[{i}]": evaluated(c) for i, c in enumerate(experiment.callbacks)}
         problems += [Problem(path, "there is no data.evaluate") for path, given in (unread | named).items() if given]
     if problems:
         raise ConfigError(problems)
+
+
+def evaluated(callback: Component) -> bool:
+    """Whether a callback goes by evaluations."""
+    return callback.type in EVALUATED or bool(getattr(callback.options, "keep_best", None))
 
 
 @contextmanager

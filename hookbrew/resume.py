@@ -27,7 +27,7 @@ from hookbrew.store import Checkpoint, Store
 Level = Literal["exact", "data", "weights"]
 LEVELS: tuple[Level, ...] = ("exact", "data", "weights")
 """From the best to the worst."""
-WATCHING = frozenset({"checkpoint", "evaluate", "metrics", "progress", "tensorboard", "weights", "best"})
+WATCHING = frozenset({"checkpoint", "evaluate", "maps", "metrics", "progress", "tensorboard", "weights", "best"})
 """Callbacks that change nothing in the training."""
 FREE = (
     *("output", "plugins", "pythonpath", "train.log_every", "train.evaluate_every", "train.timeout"),

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from hookbrew import factory, folder
 from hookbrew.chance import kept_random, sow
 from hookbrew.config import Document, read
+from hookbrew.earlier import held
 from hookbrew.errors import FolderError, PreemptedError, ResumeError
 from hookbrew.loop import Loop, State, chosen, finite, mix
 from hookbrew.plan import Stage, placed, planned, root, written
@@ -78,7 +80,7 @@ def run(
             loops = looping(plan, made)
             files = described(document, plan, catalogue)
             ranks.first(lambda: folder.create(output, overwrite=overwrite))
-            with alone(output, ranks), hinted(output):
+            with held(output, ranks), hinted(output):
                 trained(plan, loops, files=files, say=say)
     return loops[-1].state
 
@@ -91,14 +93,6 @@ def together(plan: Sequence[Stage]) -> Iterator[Ranks]:
         if train.shard != "none" and ranks.size == 1:
             log.info("train.shard = %r: this process is alone, and has all of it", train.shard)
         yield ranks
-
-
-@contextmanager
-def alone(output: Path, ranks: Ranks) -> Iterator[None]:
-    """No other training writes into the folder meanwhile; the first of several processes holds it for all."""
-    with ExitStack() as stack:
-        ranks.first(lambda: stack.enter_context(folder.locked(output)))
-        yield
 
 
 def resume(
@@ -133,7 +127,7 @@ def continued(
 ) -> State:
     """Train on from the newest checkpoint; changed: whether the configuration may be another than it was."""
     output, ranks = root(plan), world()
-    with alone(output, ranks), built(plan, catalogue) as made:
+    with held(output, ranks), built(plan, catalogue) as made:
         loops = looping(plan, made)
         place, checkpoint, wrong = ranks.first(lambda: newest([stage.experiment for stage in plan]))
         if checkpoint is None:
@@ -237,12 +231,15 @@ def inside(stage: Stage, state: State) -> Iterator[None]:
 def recorded(state: State, where: Path, *, last: bool = True, **named: str) -> Iterator[None]:
     """Keep `status.json` true whatever happens inside; a full disk never hides why a run ended.
 
-    last: whether the run is done after this; else another stage comes. named: what more the status says.
+    last: whether the run is done after this; else another stage comes. named: what more the status says. Callbacks that
+    were disabled are listed whenever it is written, those of earlier stages and processes first.
     """
     if not state.ranks.main:
         yield
         return
-    folder.status(where, "running", total_steps=state.total_steps, **named)
+    before = degraded(where)
+    running = {"total_steps": state.total_steps, **named}
+    folder.status(where, "running", **running, **listed(before))
     try:
         yield
     except BaseException as error:
@@ -250,10 +247,26 @@ def recorded(state: State, where: Path, *, last: bool = True, **named: str) -> I
         word = words.get(type(error), "failed")
         reason = f"{type(error).__name__}: {error}".strip(": ")
         try:
-            folder.status(where, word, step=state.step, reason=reason, **named)
+            folder.status(where, word, step=state.step, reason=reason, **named, **listed(before, state))
         except FolderError as second:
             error.add_note(str(second))
         raise
     if last:
         facts = {"reason": state.stop_reason, "metrics": finite(state.metrics)}
-        folder.status(where, "done", step=state.step, **facts, **named)
+        folder.status(where, "done", step=state.step, **facts, **named, **listed(before, state))
+    elif state.degraded:
+        folder.status(where, "running", **running, **listed(before, state))
+
+
+def degraded(where: Path) -> list[Any]:
+    """The callbacks that the status of a folder lists as disabled; none if there is no status."""
+    with suppress(OSError, ValueError, AttributeError):
+        found = json.loads((where / folder.STATUS).read_text(encoding="utf-8")).get("degraded")
+        return found if isinstance(found, list) else []
+    return []
+
+
+def listed(before: Sequence[Any], state: State | None = None) -> dict[str, Any]:
+    """What the status says of callbacks that were disabled: nothing, if none was."""
+    every = [*before, *(state.degraded if state else ())]
+    return {"degraded": every} if every else {}

@@ -97,6 +97,7 @@ def hookbrew_register_callbacks(register: Register) -> None:
     register("ema", "hookbrew_plugins.callbacks.ema:EMA")
     register("evaluate", "hookbrew_plugins.callbacks.evaluate:Evaluate")
     register("freeze", "hookbrew_plugins.callbacks.freeze:Freeze")
+    register("maps", "hookbrew_plugins.callbacks.maps:Maps")
     register("metrics", "hookbrew_plugins.callbacks.metrics:Metrics")
     register("progress", "hookbrew_plugins.callbacks.progress:Progress")
     register("tensorboard", "hookbrew_plugins.callbacks.tensorboard:Tensorboard")

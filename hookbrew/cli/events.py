@@ -16,7 +16,9 @@ from hookbrew.errors import HookbrewError
 from hookbrew.plugin import Catalogue, filters
 
 EVENTS = ("EVENT", "COMES")
-CALLBACKS = ("CALLBACK", "PLUGIN", "PRIORITY", "EVENT", "ONLY")
+CALLBACKS = ("CALLBACK", "PLUGIN", "PRIORITY", "OPTIONAL", "EVENT", "ONLY")
+"""OPTIONAL: whether an error disables it, and the run goes on."""
+OPTIONAL = {True: "yes", False: "no", None: "an option"}
 
 
 def described(catalogue: Catalogue) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def sentence(function: object) -> str:
 
 
 def record(catalogue: Catalogue, name: str) -> dict[str, Any]:
-    """One callback: its events with their filters, and its priority; or why they are not known."""
+    """One callback: its events with their filters, its priority, and whether it is optional; or why it is not known."""
     from hookbrew.loop import EVENTS
 
     about: dict[str, Any] = {"name": name, "plugin": catalogue.entry("callbacks", name).plugin.name}
@@ -49,7 +51,12 @@ def record(catalogue: Catalogue, name: str) -> dict[str, Any]:
             events[event] = [each.given() for each in filters(methods[0])]
     if not events:
         return {**about, "why": "its options are required, and build() does not say which class it returns"}
-    return {**about, "priority": priority(made), "events": events}
+    return {
+        **about,
+        "priority": stated(made, "priority", 0),
+        "optional": stated(made, "optional", False),
+        "events": events,
+    }
 
 
 def kinds(options: type) -> list[Any]:
@@ -75,9 +82,9 @@ def eventful(kind: object) -> bool:
     return any(callable(getattr(kind, event, None)) for event in EVENTS)
 
 
-def priority(made: Sequence[Any]) -> int | None:
-    """The priority of all classes; None if it is an option of an instance."""
-    found = {value if isinstance(value := getattr(kind, "priority", 0), int) else None for kind in made}
+def stated(made: Sequence[Any], name: str, default: int) -> int | None:
+    """What all classes say of themselves, an integer or a bool; None if it is an option of an instance."""
+    found = {value if isinstance(value := getattr(kind, name, default), int) else None for kind in made}
     return found.pop() if len(found) == 1 else None
 
 
@@ -85,13 +92,14 @@ def tables(facts: dict[str, Any]) -> str:
     """Both tables, as lines; a callback has a line for each of its events."""
     lines: list[Sequence[str]] = [CALLBACKS]
     for about in facts["callbacks"]:
-        head = (about["name"], about["plugin"])
+        head: tuple[str, ...] = (about["name"], about["plugin"])
         if "why" in about:
-            lines.append((*head, "?", "?", about["why"]))
+            lines.append((*head, "?", "?", "?", about["why"]))
             continue
-        shown = "an option" if about["priority"] is None else str(about["priority"])
+        priority, optional = about["priority"], about["optional"]
+        head = (*head, "an option" if priority is None else str(priority), OPTIONAL[optional])
         for place, (event, given) in enumerate(about["events"].items()):
             only = ", ".join(f"{name}={value!r}" for each in given for name, value in each.items())
-            lines.append((*(("", "", "") if place else (*head, shown)), event, only))
+            lines.append((*(("",) * len(head) if place else head), event, only))
     events = [EVENTS, *((event["name"], event["comes"]) for event in facts["events"])]
     return "\n".join([*words.aligned(events), "", *words.aligned(lines, right={2})])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
 from typing import Any, Protocol
 
 import attrs
@@ -16,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from hookbrew import words
-from hookbrew.chance import seeded
+from hookbrew.chance import kept_random, seeded
 from hookbrew.errors import DataError
 from hookbrew.loop.batch import SHARE, Batch, named, size_of
 from hookbrew.loop.order import Order, Picked, mix
@@ -167,21 +168,32 @@ class Given:
     @property
     def whole(self) -> bool:
         """Whether it is a DataLoader that knows of one process only."""
-        sampler = getattr(self._loader, "sampler", None)
-        return isinstance(sampler, RandomSampler | SequentialSampler)
+        return isinstance(getattr(self._loader, "sampler", None), RandomSampler | SequentialSampler)
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether it is a DataLoader that draws the order of an epoch when that begins."""
+        return isinstance(getattr(self._loader, "sampler", None), RandomSampler)
 
     def first(self) -> list[Batch]:
         """The first batch."""
         return [next(iter(self.epoch(1)))]
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch `number`, those before `start` passed over; no batch at all ends the training."""
-        empty = True
-        for place, batch in enumerate(noted(self._loader, number)):
-            empty = False
-            if place >= start:
-                yield named(batch, self._fields)
-        if empty:
+        """The batches of epoch `number`, those before `start` passed over; no batch at all ends the training.
+
+        To pass over them moves no random state: it was moved when they were trained on.
+        """
+        batches = noted(self._loader, number)
+        if start:
+            with kept_random():
+                had = sum(1 for _ in islice(batches, start))
+        else:
+            had = 0
+        for batch in batches:
+            had += 1
+            yield named(batch, self._fields)
+        if not had:
             raise DataError(f"the loader gave no batch in epoch {number}")
 
 

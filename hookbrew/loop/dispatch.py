@@ -2,7 +2,8 @@
 
 pluggy checks names and signatures when a callback is attached; the calls themselves go through plain
 tuples, which cost a tenth of a microsecond a callback and know whose method is running. A method with
-filters is called through a function that checks them; all others pay nothing for that.
+filters is called through a function that checks them; all others pay nothing for that. A callback that
+says of itself that it is optional leaves the table when it raises, and the run goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import pluggy
 
 from hookbrew import words
-from hookbrew.errors import CallbackError
+from hookbrew.errors import CallbackError, HookbrewError
 from hookbrew.loop.events import EVENTS, Events
 from hookbrew.loop.gate import gated, require_filters
 from hookbrew.loop.state import State
@@ -47,9 +48,12 @@ class Dispatch:
         manager.add_hookspecs(Events)
         for position, (name, callback) in enumerate(callbacks):
             attach(manager, f"{name}#{position}", name, callback)
+        numbered = enumerate(callbacks)
+        self._optional = {f"{name}#{place}" for place, (name, made) in numbered if getattr(made, "optional", False)}
+        self._disabled = set[str]()
         self._table: dict[str, tuple[tuple[str, Callable[..., None]], ...]] = {
             event: tuple(
-                (impl.plugin_name.partition("#")[0], function)
+                (impl.plugin_name, function)
                 for impl in sorted(getattr(manager.hook, event).get_hookimpls(), key=rank)
                 if (function := gated(event, impl.function)) is not None
             )
@@ -69,12 +73,19 @@ class Dispatch:
             callback.load_state_dict(states[key])
 
     def fire(self, event: str, state: State) -> None:
-        """Call every callback that has this event; the first exception gets a note and ends the run."""
-        for name, function in self._table[event]:
+        """Call every callback that has this event; the first exception gets a note and ends the run.
+
+        That of an optional callback disables it instead, but for what a user can mend before the first step.
+        """
+        for key, function in self._table[event]:
             try:
                 function(state=state)
             except BaseException as error:
-                blame(error, function, f"raised by callback {name!r} in event {event}, step {state.step}")
+                mended = event == "run_start" and isinstance(error, HookbrewError)
+                if key in self._optional and isinstance(error, Exception) and not mended:
+                    self._disable(key, event, state, error)
+                    continue
+                blame(error, function, f"raised by callback {named(key)!r} in event {event}, step {state.step}")
                 raise
 
     def finish(self, event: str, state: State) -> None:
@@ -83,15 +94,37 @@ class Dispatch:
         Ctrl-C is raised, when all have been called.
         """
         interrupt: BaseException | None = None
-        for name, function in self._table[event]:
+        for key, function in self._table[event]:
             try:
                 function(state=state)
-            except Exception:
-                log.exception("callback %r failed in event %s", name, event)
+            except Exception as error:
+                if key in self._optional:
+                    self._disable(key, event, state, error)
+                else:
+                    log.exception("callback %r failed in event %s", named(key), event)
             except BaseException as error:
                 interrupt = interrupt or error
         if interrupt is not None:
             raise interrupt
+
+    def _disable(self, key: str, event: str, state: State, error: Exception) -> None:
+        """Call it no more but to close what it holds; say so once, and write down why."""
+        if key in self._disabled:
+            return  # it is closed although it is broken
+        self._disabled.add(key)
+        for other, entries in self._table.items():
+            if other != "close":
+                self._table[other] = tuple(entry for entry in entries if entry[0] != key)
+        name, told = named(key), " ".join(f"{type(error).__name__}: {error}".strip(": ").split())
+        where = f"event {event}, step {state.step}"
+        log.warning("callback %r is disabled: it raised %s in %s; the run goes on without it", name, told, where)
+        log.debug("what callback %r raised", name, exc_info=error)
+        state.degraded.append({"callback": name, "event": event, "step": state.step, "error": told})
+
+
+def named(key: str) -> str:
+    """The name of a callback, of `name#position`."""
+    return key.rpartition("#")[0]
 
 
 @contextmanager
@@ -157,10 +190,18 @@ def attach(manager: Attached, key: str, name: str, callback: object) -> None:
 
 
 def require_sound(name: str, callback: object) -> None:
-    """Raise CallbackError for a priority that is none, and for filters that are wrong or would not be heeded."""
+    """Raise CallbackError for a priority that is none, for `optional` where that cannot be, and for wrong filters."""
     priority = getattr(callback, "priority", 0)
     if type(priority) is not int:
         raise CallbackError(f"callback {name!r}: priority is an integer, 0 without one; got {priority!r}")
+    optional = getattr(callback, "optional", False)
+    if type(optional) is not bool:
+        raise CallbackError(f"callback {name!r}: optional is True or False, False without it; got {optional!r}")
+    if optional and hasattr(callback, "state_dict"):
+        raise CallbackError(
+            f"callback {name!r} is optional, and has a state that checkpoints keep: "
+            "a run that goes on without it would not be the same; leave out one of them"
+        )
     for method in dir(callback):
         function = inspect.getattr_static(callback, method)
         if method in EVENTS:

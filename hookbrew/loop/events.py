@@ -35,7 +35,13 @@ Checkpoints go into `state.store`, which the callback `checkpoint` sets; a callb
 
 Callbacks are called by their `priority`, a class variable or attribute, an integer, 0 without one: lower ones come
 earlier, in every event, and those of one priority in the order of the configuration. `evaluate` has -100, for others
-read what it counts; `metrics` 50, `tensorboard` 80, `progress` 90, `checkpoint` 100.
+read what it counts; `metrics` 50, `tensorboard` and `maps` 80, `progress` 90, `checkpoint` 100.
+
+What a callback raises ends the run, after `run_abort` and `close`. One that only watches may say `optional = True`, a
+class variable or attribute: what it raises disables it, with one warning, and only its `close` is called any more;
+`state.degraded`, and with it `status.json`, says which, where and why. What a user can mend (a HookbrewError) in
+`run_start` ends the run all the same, and Ctrl-C always does. `tensorboard`, `progress` and `maps` are optional. One
+that has a state cannot be.
 
 A method may have filters, `@when(every=100)`, `@when(every_epoch=2)`, `@when(first=True)`, `@when(main=True)`, from
 `hookbrew.plugin`; together, all must hold. They are decided by the state, so that a resumed run calls at the same
@@ -45,6 +51,10 @@ The events of a run take `main` alone, but `run_start` takes `first`, where no s
 
 A callback that remembers has `state_dict()` and
 `load_state_dict(state)`, of plain values and tensors, which checkpoints keep; it is given its state before `run_start`.
+
+Of several processes each has its own callbacks, which see the same steps, rows and metrics, and of each batch a part.
+`state.ranks` sums and gathers over them; `state.ranks.main` is the one that writes files. What one of them asks for, as
+`request_stop`, all do. Checkpoints keep what the first one's remember, and all are given that.
 """
 
 from __future__ import annotations

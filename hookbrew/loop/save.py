@@ -60,7 +60,8 @@ def written(
 def put(model: nn.Module, folder: Path, weights: dict[str, Tensor] | None) -> None:
     """The files of a model, into a folder that is there; weights: in place of its own, where it is sharded."""
     if hasattr(model, "save_pretrained"):
-        model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]  # a method of transformers' models
+        given = {} if weights is None else {"state_dict": weights}
+        model.save_pretrained(folder, **given)  # type: ignore[operator]  # a method of transformers' models
     else:
         store(model, folder / "student.safetensors", weights)
 

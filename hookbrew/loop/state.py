@@ -75,6 +75,8 @@ class State:
     """Where checkpoints go; None if none are made."""
     kept: set[int] = attrs.field(factory=set)
     """Steps whose checkpoints stay, whatever the store keeps: the best one's."""
+    degraded: list[dict[str, Any]] = attrs.field(factory=list)
+    """Optional callbacks that were disabled: which, in which event and step, and for what error."""
     interrupted: str | None = None
     """The signal that asks for an end: a checkpoint is made after this step, and the training can be resumed."""
 

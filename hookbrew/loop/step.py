@@ -119,7 +119,7 @@ class Step:
             # filled number by number: a tensor made of the list would be copied to the device, and wait for it
             made = torch.stack([torch.full((), weight, dtype=totals.dtype, device=totals.device) for weight in weights])
             self._weights = weights, made
-        return self._weights[1] * totals.clamp(min=1).reciprocal()
+        return self._weights[1] / totals.clamp(min=1)
 
     def forward(self, state: State, batch: Batch, counts: Tensor) -> Tensor:
         """The sums of all terms for a batch, (terms,)."""
@@ -134,7 +134,7 @@ class Step:
         state.see(batch)
         self.dispatch.fire("batch_ready", state)
         sums = self.replica.run(self.forward, state, batch, counts)
-        state.loss = (sums * shares).sum()
+        state.loss = torch.dot(sums, shares.to(sums.dtype))
         self.dispatch.fire("loss_end", state)
         # gradients are averaged over processes, and are to be summed
         scaled = state.loss if state.ranks.size == 1 else state.loss * state.ranks.size

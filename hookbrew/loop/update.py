@@ -44,7 +44,8 @@ class Update:
             nn.utils.clip_grads_with_norm_(trained, self.clip, state.grad_norm)
         self.dispatch.fire("grads_ready", state)
         self.step(state, spoilt(state.grad_norm, loss))
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in trained:
+            parameter.grad = None  # as zero_grad does, at several times the cost
         self.dispatch.fire("optimizer_end", state)
 
     def step(self, state: State, bad: Tensor) -> None:

@@ -8,7 +8,7 @@ that comes from an attention, counts positions; on any other it counts samples, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import torch
@@ -28,8 +28,7 @@ STUDENT = ("student",)
 """The student's side of a batch."""
 
 
-@attrs.frozen
-class Scope:
+class Scope(NamedTuple):
     """What a term counts, settled on the first batch: which mask it obeys, and whether labels mark positions."""
 
     counts: Counts
@@ -111,22 +110,37 @@ def masked(source: Source, tensor: Tensor, batch: Mapping[str, Any], names: Name
     return sides
 
 
-def valid(source: Source, scope: Scope, batch: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
-    """The mask, bool (B, L) or (B,), and the labels for a loss, shifted as its logits; each None where there is none.
+@attrs.define
+class Seen:
+    """A batch as losses see it: what several need is made once. For one call only, as callbacks may change batches."""
 
-    A label of -100 makes its position invalid; so does a mask of the teacher's own. Of shifted logits a position is
-    valid if it and the token that it is of are. Raises DataError when the mask or the labels are missing.
-    """
-    own = parted(batch, "student")
-    labels = None if scope.labels is None else labels_of(source, scope.labels, own)
-    mask = joint(source, scope, batch)
-    if scope.shifted:
-        mask = None if mask is None else mask[:, :-1] & mask[:, 1:]
-        labels = None if labels is None else labels[:, 1:]
-    if labels is not None and scope.marked:
-        there = labelled(labels)
-        mask = there if mask is None else mask & there
-    return mask, labels
+    batch: Mapping[str, Any]
+    own: Mapping[str, Any] = attrs.field(init=False)
+    """The student's part."""
+    _valid: dict[Scope, tuple[Tensor | None, Tensor | None]] = attrs.field(init=False, factory=dict)
+
+    @own.default
+    def _(self) -> Mapping[str, Any]:
+        return parted(self.batch, "student")
+
+    def valid(self, source: Source, scope: Scope) -> tuple[Tensor | None, Tensor | None]:
+        """The mask, bool (B, L) or (B,), and the labels for a loss, shifted as its logits; None where there is none.
+
+        A label of -100 makes its position invalid; so does a mask of the teacher's own. Of shifted logits a position
+        is valid if it and the token that it is of are. Raises DataError when the mask or the labels are missing.
+        """
+        found = self._valid.get(scope)
+        if found is None:
+            labels = None if scope.labels is None else labels_of(source, scope.labels, self.own)
+            mask = joint(source, scope, self.batch)
+            if scope.shifted:
+                mask = None if mask is None else mask[:, :-1] & mask[:, 1:]
+                labels = None if labels is None else labels[:, 1:]
+            if labels is not None and scope.marked:
+                there = labelled(labels)
+                mask = there if mask is None else mask & there
+            found = self._valid[scope] = mask, labels
+        return found
 
 
 def joint(source: Source, scope: Scope, batch: Mapping[str, Any]) -> Tensor | None:
@@ -232,7 +246,7 @@ def count(mask: Tensor | None, counts: Counts, samples: int, device: torch.devic
     """
     if mask is None:
         return torch.full((), float(samples), device=device)
-    if counts == "positions":
-        return mask.sum().float()
+    if counts == "positions" or mask.dim() == 1:
+        return mask.sum(dtype=torch.float32)
     positions = mask.reshape(len(mask), -1).sum(dim=1)
-    return (positions.square() if counts == "pairs" else positions > 0).sum().float()
+    return (positions.square() if counts == "pairs" else positions > 0).sum(dtype=torch.float32)

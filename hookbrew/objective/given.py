@@ -11,54 +11,54 @@ from torch import Tensor
 from hookbrew import words
 from hookbrew.config import Merge
 from hookbrew.errors import DataError
-from hookbrew.objective.align import IGNORED, labels_key, logits_of, valid
-from hookbrew.objective.inputs import Names, parted
+from hookbrew.objective.align import IGNORED, Seen, labels_key, logits_of
+from hookbrew.objective.inputs import Names
 from hookbrew.objective.merge import merged
+from hookbrew.objective.source import Source
 from hookbrew.objective.term import Term
 
 
 @attrs.frozen
 class Given:
-    """How the roles of one term are filled."""
+    """How the roles of the terms of one batch are filled."""
 
-    term: Term
+    seen: Seen
     names: Names
     merge: Merge
 
-    def roles(self, student: Any, teachers: Sequence[Any], batch: Mapping[str, Any], progress: float) -> dict[str, Any]:
-        """The roles of the loss by name: tensors of one position each; None where there is nothing for one."""
-        source, scope = self.term.source, self.term.scope
-        mask, labels = valid(source, scope, batch)
-        own = parted(batch, "student")
+    def roles(self, term: Term, student: Any, teachers: Sequence[Any], progress: float) -> dict[str, Any]:
+        """The roles of a loss by name: tensors of one position each; None where there is nothing for one."""
+        source, scope, own = term.source, term.scope, self.seen.own
+        mask, labels = self.seen.valid(source, scope)
         if source.takes == "logits":
             student = logits_of(student, self.names, own, shifted=scope.shifted)
             teachers = [logits_of(teacher, self.names, own, shifted=scope.shifted) for teacher in teachers]
         return {
             "student": student,
-            "teacher": self.one(teachers, labels, own, progress) if source.compares else None,
+            "teacher": self.one(term, teachers, labels, progress) if source.compares else None,
             "mask": mask,
             "labels": labels,
-            "index": self.index(own) if "index" in source.roles else None,
+            "index": self.index(source) if "index" in source.roles else None,
         }
 
-    def one(self, teachers: Sequence[Any], labels: Tensor | None, own: Mapping[str, Any], progress: float) -> Any:
+    def one(self, term: Term, teachers: Sequence[Any], labels: Tensor | None, progress: float) -> Any:
         """The teachers as one."""
         if len(teachers) == 1:
             return teachers[0]
-        source = self.term.source
+        source = term.source
         weights = [self.merge.weights.get(name, 1.0) for name in source.teachers]
         temperature = getattr(source.at(progress), "temperature", 1.0)
         if labels is None and self.merge.confidence == "labels":
-            labels = own.get(labels_key(source, self.term.pair, self.names))
-            labels = labels[:, 1:] if labels is not None and self.term.scope.shifted else labels
+            labels = self.seen.own.get(labels_key(source, term.pair, self.names))
+            labels = labels[:, 1:] if labels is not None and term.scope.shifted else labels
         return merged(teachers, weights, self.merge, temperature, labels)
 
-    def index(self, own: Mapping[str, Any]) -> Tensor:
+    def index(self, source: Source) -> Tensor:
         """The number of each sample; raises DataError when the batch does not say."""
-        key = self.names.index
+        key, own = self.names.index, self.seen.own
         if key not in own:
             raise DataError(
-                f"loss {self.term.source.name!r} remembers samples, and the batch has no key {key!r} with the "
+                f"loss {source.name!r} remembers samples, and the batch has no key {key!r} with the "
                 f"number of each; {words.hint(key, own)}"
             )
         found: Tensor = own[key]

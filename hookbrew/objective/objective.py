@@ -8,7 +8,7 @@ of one batch k times the size, however unevenly their padding lies.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hookbrew.config import Loss, Merge
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.modes import evaluating, kept
-from hookbrew.objective.align import count, valid
+from hookbrew.objective.align import Seen, count
 from hookbrew.objective.given import Given, aligned
 from hookbrew.objective.inputs import Inputs, Names, parted
 from hookbrew.objective.measure import require_reach, termed
@@ -68,8 +68,7 @@ class Objective:
         kept = (*self.names.kept, self.names.index) if self.indexed else self.names.kept
         self._inputs = Inputs(kept, self.names.mask)
         self._shared = not {m for t in self.teachers.values() for m in t.modules()}.isdisjoint(student.modules())
-        self._synced = synced(student)
-        self.leaves = set[int]()  # the ids of the parameters that the loss of a batch reaches, known after `measure`
+        self._synced, self.leaves = synced(student), set[int]()  # leaves: ids of what a batch's loss reaches
         self._view = View(self.models, self.sources, self.names.logits, at)
 
     @property
@@ -111,7 +110,8 @@ class Objective:
         terms = self.terms or self._build(batch)
         with kept(self.extras):
             self.extras.eval()  # a loss that remembers samples learns nothing from a look
-            self.leaves = require_reach(terms, lambda term: self._evaluated(term, batch, 0.0))
+            given = Given(Seen(batch), self.names, self._merge)
+            self.leaves = require_reach(terms, lambda term: self._evaluated(term, given, 0.0))
         if not self.terms:
             join(self.extras, self.student)  # some losses have parameters only since they were evaluated
             self.terms = terms
@@ -119,7 +119,7 @@ class Objective:
     def forward(self, batch: Mapping[str, Any]) -> None:
         """Run all models on a batch, the teachers without gradient, and keep what the taps see."""
         outputs = {}
-        with torch.no_grad(), kept(self.teacher if self._shared else None):
+        with torch.no_grad(), kept(self.teacher) if self._shared else nullcontext():
             if self._shared and self.teacher is not None:  # what the student trains is in training mode, for them too
                 self.teacher.eval()
             for name in self.teachers:
@@ -129,9 +129,9 @@ class Objective:
 
     def counts(self, batch: Mapping[str, Any], samples: int, device: torch.device) -> Tensor:
         """What is valid in a batch for each term, (terms,): positions, pairs or samples; known before any forward."""
-        masks = [valid(term.source, term.scope, batch)[0] for term in self.terms]
-        found = zip(self.terms, masks, strict=True)
-        return torch.stack([count(mask, term.scope.counts, samples, device) for term, mask in found])
+        seen, scopes = Seen(batch), {term.scope: term.source for term in self.terms}  # each is counted once
+        found = {s: count(seen.valid(source, s)[0], s.counts, samples, device) for s, source in scopes.items()}
+        return torch.stack([found[term.scope] for term in self.terms])
 
     def sums(self, batch: Mapping[str, Any], counts: Tensor, progress: float = 0.0) -> Tensor:
         """The sum over valid positions of each term for the batch that `forward` saw, (terms,)."""
@@ -140,7 +140,8 @@ class Objective:
 
     def means(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """The mean of each term by name, unweighted, for the batch that `forward` saw."""
-        return {term.name: self._evaluated(term, batch, progress)[1] for term in self.terms}
+        given = Given(Seen(batch), self.names, self._merge)
+        return {term.name: self._evaluated(term, given, progress)[1] for term in self.terms}
 
     def received(self, model: str) -> tuple[str, ...]:
         """The keys of a batch that the student or a teacher gets, by its name; known after `measure`."""
@@ -180,12 +181,11 @@ class Objective:
             require_order(self.student, readers, self.names, self._at)
         return logits, labels
 
-    def _evaluated(self, term: Term, batch: Mapping[str, Any], progress: float) -> tuple[Any, Tensor]:
+    def _evaluated(self, term: Term, given: Given, progress: float) -> tuple[Any, Tensor]:
         """The student's tensor of a term, as tapped, and the term's mean."""
         student = term.pick(self._view.read("student", term.source.path))
         teachers = [term.pick(self._view.read(name, term.source.path)) for name in term.source.teachers]
-        given = Given(term, self.names, self._merge).roles(student, teachers, batch, progress)
-        return student, term.mean(given, term.source.function_at(progress))
+        return student, term.mean(given.roles(term, student, teachers, progress), term.source.function_at(progress))
 
     def _build(self, batch: Mapping[str, Any]) -> tuple[Term, ...]:
         terms, problems = list[Term](), list[Problem]()

@@ -19,8 +19,7 @@ def valid_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     if mask is None:
         return values.sum() / max(1, values.numel())
     require_mask(mask, values.shape)
-    zero = torch.zeros((), dtype=values.dtype, device=values.device)
-    return torch.where(mask, values, zero).sum() / mask.sum().clamp(min=1)
+    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def require_mask(mask: Tensor, shape: torch.Size) -> None:

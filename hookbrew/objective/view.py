@@ -37,7 +37,8 @@ class View:
                 self._places[model, source.path] = f"{at}data.logits" if default else f"{source.path}.{side}{inside}"
         problems = list[Problem]()
         self.taps = {name: self._tapped(name, model, problems) for name, model in models.items()}
-        self._read: dict[tuple[str, str], Any] = {}
+        self._read: dict[tuple[str, Selector], Any] = {}
+        """What was read of the last batch, by model and selector."""
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
 
@@ -72,10 +73,10 @@ class View:
         return self.taps[model].run(**inputs)
 
     def read(self, model: str, path: str) -> Any:
-        """A tensor, or a list of them where the selector gives one or is a list; several terms share it."""
-        key = model, path
+        """A tensor, or a list of them where the selector gives one or is a list; terms with one selector share it."""
+        selector = self._selectors[model, path]
+        key = model, selector if isinstance(selector, str) else tuple(selector)
         if key not in self._read:
-            selector = self._selectors[key]
             given = [self.taps[model][tap] for tap, _ in named(path, selector)]
             self._read[key] = (
                 given[0] if isinstance(selector, str) else [tensor for part in given for tensor in many(part)]

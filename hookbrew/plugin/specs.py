@@ -82,5 +82,6 @@ def hookbrew_register_callbacks(register: Register) -> None:
 
     `build()` gives an object whose public methods are named for events; each takes exactly `(self, state)`, and may
     have filters, `@when(every=100)`. `priority`, an integer, moves it before (below 0) or after (above 0) the others.
+    `optional = True` is for one that only watches: what it raises disables it, and the run goes on.
     `hookbrew plugins list --events` lists all.
     """

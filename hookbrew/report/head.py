@@ -55,7 +55,7 @@ def staged(run: Run) -> str:
 
 def notes(run: Run) -> list[str]:
     """What the page cannot show of a run, and why."""
-    made = []
+    made = [disabled(told) for told in listed_in(run.status, "degraded")]
     for part in run.parts:
         of = f" of stage {part.name}" if part.name else ""
         rows = part.rows
@@ -70,6 +70,18 @@ def notes(run: Run) -> list[str]:
     if run.tree is None:
         made.append("resolved.toml is no TOML; it is shown as it is.")
     return made
+
+
+def disabled(told: Mapping[str, Any]) -> str:
+    """A callback that raised, and without which the run went on."""
+    name, event, step, error = (told.get(key, "?") for key in ("callback", "event", "step", "error"))
+    return f"The callback {name} was disabled in event {event} at step {step}: {error}."
+
+
+def listed_in(status: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """The mappings of a list in a status: files may say anything."""
+    found = status.get(key)
+    return [value for value in found if isinstance(value, Mapping)] if isinstance(found, list) else []
 
 
 def plural(count: int, noun: str) -> str:

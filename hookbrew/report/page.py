@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,13 +15,10 @@ from hookbrew.report import head
 from hookbrew.report.compare import columns, compared, differences
 from hookbrew.report.curves import Curve, best, curves, falls, grouped, shown, steady, stretches, unit
 from hookbrew.report.files import MARK
+from hookbrew.report.pictures import pictured
 from hookbrew.report.plot import COLOURS, MOST, PATTERNS, Plot, drawn, require
 from hookbrew.report.read import Run
 from hookbrew.words import several
-
-PICTURES = 40
-"""So many images of a run are in the page; older ones are only counted."""
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @attrs.frozen
@@ -119,22 +115,3 @@ def came_to(name: str, curve: Curve) -> str:
     if top is None:
         return last
     return f"{last}, {'lowest' if falls(name) else 'highest'} {shown(top[1])} at step {top[0]:,}"
-
-
-def pictured(run: Run) -> tuple[list[tuple[str, str]], list[str]]:
-    """The images of a run, newest first, as names and data URIs; and what is left out."""
-    found: dict[Path, str] = {}
-    for part in run.parts:
-        for path in part.images:
-            found[path] = str(path.relative_to(run.folder))
-    newest = sorted(found, key=lambda path: (-path.stat().st_mtime_ns, found[path]))
-    shown_, notes = list[tuple[str, str]](), list[str]()
-    for path in newest[:PICTURES]:
-        content = path.read_bytes()
-        if content.startswith(SIGNATURE):
-            shown_.append((found[path], "data:image/png;base64," + base64.b64encode(content).decode("ascii")))
-        else:
-            notes.append(f"{found[path]} is no PNG, whatever its name says.")
-    if len(newest) > PICTURES:
-        notes.append(f"{len(newest) - PICTURES:,} older images are in the folder only.")
-    return shown_, notes

@@ -19,8 +19,7 @@ from hookbrew.taps.pick import PORTS, pick
 from hookbrew.taps.selector import ALIAS, Range, chosen
 
 
-@attrs.frozen(cache_hash=True)
-class Point:
+class Point(NamedTuple):
     """Where one hook reads: a module, a side of its call, and the element of it."""
 
     path: str
@@ -172,7 +171,7 @@ def versions(tensors: tuple[Any, ...]) -> tuple[int, ...]:
     """How often each was written into; -1 for what is no tensor, or does not count (compiled code, inference)."""
     if torch.compiler.is_compiling():
         return ()
-    return tuple(t._version if isinstance(t, Tensor) and not t.is_inference() else -1 for t in tensors)
+    return tuple([t._version if isinstance(t, Tensor) and not t.is_inference() else -1 for t in tensors])
 
 
 class Inert:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -61,11 +62,14 @@ class Diary:
     outside: list[str] = attrs.field(factory=list)
     failures: list[str] = attrs.field(factory=list)
     """What callbacks raised while a run that failed was ending."""
+    degraded: list[dict[str, Any]] = attrs.field(factory=list)
+    """Optional callbacks that raised, and were disabled."""
     _seen: Counter[tuple[str, int]] = attrs.field(factory=Counter)
 
     def note(self, event: str, state: State) -> None:
         """Write down what is there now."""
         place = event, state.step
+        self.degraded = state.degraded
         models = {"student": self.student, "teacher": self.teacher}
         batch = {f"batch[{name!r}]": tensor for name, tensor in state.batch.items() if event in PASSING["batch"]}
         same = {f"state.{name} is the {name}": getattr(state, name) is model for name, model in models.items()}
@@ -131,12 +135,20 @@ def train(diary: Diary, callbacks: list[object], folder: Path, *, broken: bool) 
             output=folder,
         )
     except Broken:
+        diary.failures += map(disabled, diary.degraded)
         return
     except Exception as error:
         where = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         raise AssertionError(f"raised {type(error).__name__}: {error}{where}") from error
+    if diary.degraded:
+        raise AssertionError(disabled(diary.degraded[0]))
     diary.stopped = state.stop_reason
     diary.note(END, state)
+
+
+def disabled(told: dict[str, Any]) -> str:
+    """An error that no run ends by, as a sentence."""
+    return f"raised {told['error']}; in event {told['event']}, step {told['step']}"
 
 
 class Grade:

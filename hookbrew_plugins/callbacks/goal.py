@@ -1,4 +1,4 @@
-"""One metric of the evaluations, whether it is best at its highest or lowest, and the best value so far."""
+"""One metric of the evaluations, whether it is best at its highest or lowest, and the best values so far."""
 
 from __future__ import annotations
 
@@ -47,6 +47,16 @@ class Goal:
         """Whether more is better."""
         return (self.goal or KNOWN[self._last]) == "highest"
 
+    def found(self, state: State, who: str) -> float:
+        """The metric of this evaluation; raises ConfigError when it is not there. who: the callback, for messages."""
+        if self.metric not in state.metrics:
+            near = words.hint(self.metric, state.metrics) if state.metrics else "what counts metrics comes before it"
+            raise ConfigError([Problem(f"callback {who!r}", f"no evaluation gives a metric {self.metric!r}; {near}")])
+        return float(state.metrics[self.metric])
+
+    def __str__(self) -> str:
+        return f"the {'highest' if self.highest else 'lowest'} {self.metric}"
+
     @property
     def _last(self) -> str:
         return self.metric.rpartition("/")[2]
@@ -69,7 +79,7 @@ class Mark:
 
         Raises ConfigError when it has no such metric.
         """
-        value = self.found(state)
+        value = self.goal.found(state, self.who)
         if math.isnan(value):
             return False
         gain = math.inf if self.value is None else value - self.value if self.goal.highest else self.value - value
@@ -78,14 +88,6 @@ class Mark:
         self.value, self.step = value, state.step
         return True
 
-    def found(self, state: State) -> float:
-        """The metric of this evaluation; raises ConfigError when it is not there."""
-        metric = self.goal.metric
-        if metric not in state.metrics:
-            near = words.hint(metric, state.metrics) if state.metrics else "what counts metrics comes before it"
-            raise ConfigError([Problem(f"callback {self.who!r}", f"no evaluation gives a metric {metric!r}; {near}")])
-        return float(state.metrics[metric])
-
     def state_dict(self) -> dict[str, Any]:
         """The mark as plain values."""
         return {"value": self.value, "step": self.step}
@@ -93,3 +95,28 @@ class Mark:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a mark."""
         self.value, self.step = state["value"], state["step"]
+
+
+@attrs.define(eq=False)
+class Top:
+    """The best values so far, each with the step of its evaluation."""
+
+    goal: Goal
+    most: int
+    """How many there are at most."""
+    values: dict[int, float] = attrs.field(factory=dict)
+    """By step, the best first; of several alike, the first stays first."""
+
+    def takes(self, value: float) -> bool:
+        """Whether a value belongs to the best; nan never does."""
+        worst = [*self.values.values()][-1:] if len(self.values) >= self.most else []
+        return not math.isnan(value) and all(self._key(value) < self._key(other) for other in worst)
+
+    def add(self, step: int, value: float) -> None:
+        """Take in a value, and let go of the worst if they are too many."""
+        every = {**self.values, step: value}
+        best = sorted(every, key=lambda step: (self._key(every[step]), step))[: self.most]  # equal ones by their steps
+        self.values = {step: every[step] for step in best}
+
+    def _key(self, value: float) -> float:
+        return -value if self.goal.highest else value

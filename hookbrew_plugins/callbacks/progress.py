@@ -49,6 +49,7 @@ class Lines:
     """One line for each row of metrics."""
 
     priority: ClassVar[int] = 90
+    optional: ClassVar[bool] = True
 
     _start: float = 0.0
     _had: int = 0
@@ -92,6 +93,7 @@ class Terminal:
     """One bar; its text changes only when a row is logged, so that it costs no host sync."""
 
     priority: ClassVar[int] = 90
+    optional: ClassVar[bool] = True
 
     _bar: Bar | None = None
     _task: TaskID | None = None

@@ -28,6 +28,7 @@ class Scalars:
     """`x` is the optimizer step in all charts."""
 
     priority: ClassVar[int] = 80
+    optional: ClassVar[bool] = True
 
     _folder: str
     _writer: Any = None

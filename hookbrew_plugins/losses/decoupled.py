@@ -14,10 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hookbrew.objective import valid_mean
 from hookbrew.plugin import at_least, options, positive
 from hookbrew_plugins.losses.labels import IGNORED, require_labels
 from hookbrew_plugins.losses.shapes import require_mask
-from hookbrew_plugins.losses.soften import divergence, log_soft, log_sum, reduced, tempered
+from hookbrew_plugins.losses.soften import divergence, log_soft, log_sum, squared, tempered
 
 
 @options
@@ -100,9 +101,9 @@ def dkd(
     valid = labelled(student, labels, mask)
     student, teacher = tempered(student, teacher, valid, temperature, standardize)
     gold = labels.masked_fill(~valid, 0).long()
-    rows = alpha * divergence(binary(teacher, gold), binary(student, gold))
-    rows = rows + beta * divergence(log_soft(others(teacher, gold)), log_soft(others(student, gold)))
-    return reduced(rows, valid, temperature, t_squared)
+    target = divergence(binary(teacher, gold), binary(student, gold)).sum(dim=-1)
+    rest = divergence(log_soft(others(teacher, gold)), log_soft(others(student, gold))).sum(dim=-1)
+    return valid_mean((alpha * target + beta * rest) * squared(temperature, t_squared), valid)
 
 
 def nkd(
@@ -130,8 +131,8 @@ def nkd(
     gold = labels.masked_fill(~valid, 0).long()
     target = soft_entropy(at(log_soft(teacher), gold), at(log_soft(student), gold))
     ours, theirs = (log_soft(others(logits, gold) / temperature) for logits in (student, teacher))
-    rest = soft_entropy(theirs, ours).sum(dim=-1) * (temperature**2 if t_squared else 1.0)
-    return reduced(target + gamma * rest, valid, 1.0, False)
+    rest = soft_entropy(theirs, ours).sum(dim=-1) * squared(temperature, t_squared)
+    return valid_mean(target + gamma * rest, valid)
 
 
 def labelled(student: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:

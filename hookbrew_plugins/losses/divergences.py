@@ -17,7 +17,7 @@ from attrs import validators
 from torch import Tensor
 
 from hookbrew.plugin import fraction, options, positive
-from hookbrew_plugins.losses.soften import Temperature, divergence, reduced, softened
+from hookbrew_plugins.losses.soften import Temperature, divergence, softened, squared, summed
 from hookbrew_plugins.losses.teaching import Taught
 
 
@@ -157,7 +157,7 @@ def kl(
     Raises ObjectiveError when the shapes do not fit.
     """
     log_q, log_p = softened(student, teacher, mask, temperature, standardize)
-    return reduced(divergence(log_p, log_q), mask, temperature, t_squared)
+    return summed(divergence(log_p, log_q), mask, squared(temperature, t_squared))
 
 
 def rkl(
@@ -175,7 +175,7 @@ def rkl(
     Gu et al. 2024, MiniLLM, for each position by itself.
     """
     log_q, log_p = softened(student, teacher, mask, temperature, standardize)
-    return reduced(divergence(log_q, log_p), mask, temperature, t_squared)
+    return summed(divergence(log_q, log_p), mask, squared(temperature, t_squared))
 
 
 def jsd(
@@ -195,11 +195,11 @@ def jsd(
     """
     log_q, log_p = softened(student, teacher, mask, temperature, standardize)
     if beta in (0, 1):
-        rows = divergence(log_q, log_p) if beta else divergence(log_p, log_q)
+        parts = divergence(log_q, log_p) if beta else divergence(log_p, log_q)
     else:
         log_m = mixed(log_p, log_q, beta)
-        rows = beta * divergence(log_p, log_m) + (1.0 - beta) * divergence(log_q, log_m)
-    return reduced(rows, mask, temperature, t_squared)
+        parts = beta * divergence(log_p, log_m) + (1.0 - beta) * divergence(log_q, log_m)
+    return summed(parts, mask, squared(temperature, t_squared))
 
 
 def skl(
@@ -217,7 +217,7 @@ def skl(
     Ko et al. 2024, DistiLLM.
     """
     log_q, log_p = softened(student, teacher, mask, temperature, standardize)
-    return reduced(divergence(log_p, mixed(log_p, log_q, skew)), mask, temperature, t_squared)
+    return summed(divergence(log_p, mixed(log_p, log_q, skew)), mask, squared(temperature, t_squared))
 
 
 def srkl(
@@ -235,7 +235,7 @@ def srkl(
     Ko et al. 2024, DistiLLM.
     """
     log_q, log_p = softened(student, teacher, mask, temperature, standardize)
-    return reduced(divergence(log_q, mixed(log_q, log_p, skew)), mask, temperature, t_squared)
+    return summed(divergence(log_q, mixed(log_q, log_p, skew)), mask, squared(temperature, t_squared))
 
 
 def tvd(
@@ -255,7 +255,7 @@ def tvd(
     Raises ObjectiveError when the shapes do not fit.
     """
     log_q, log_p = softened(student, teacher, mask, temperature, standardize)
-    return reduced(0.5 * (log_p.exp() - log_q.exp()).abs().sum(dim=-1) * temperature, mask, 1.0, False)
+    return summed((log_p.exp() - log_q.exp()).abs(), mask, 0.5 * temperature)
 
 
 def mixed(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:

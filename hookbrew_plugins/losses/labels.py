@@ -16,6 +16,10 @@ from hookbrew_plugins.losses.shapes import blanked, require_mask, require_rows, 
 
 IGNORED = -100
 """The label that marks a position or a sample without one, as in torch."""
+NLL = torch.ops.aten.nll_loss_forward.default
+"""What nll_loss is made of: it tells how many labels it counted, too."""
+SUM = 2
+"""The number by which it knows the reduction `sum`."""
 
 
 @options
@@ -50,12 +54,15 @@ def ce(student: Tensor, labels: Tensor, mask: Tensor | None = None, *, label_smo
         return soft_ce(student, labels, mask, label_smoothing=label_smoothing)
     require_labels(student, labels)
     require_mask(student, mask)
-    valid = labels != IGNORED if mask is None else mask & (labels != IGNORED)
-    logs = torch.log_softmax(blanked(widened(student), valid), dim=-1)
-    hit = logs.gather(-1, labels.masked_fill(~valid, 0).unsqueeze(-1).long()).squeeze(-1)
+    labels = labels.long() if mask is None else torch.where(mask, labels.long(), IGNORED)
+    absent = labels == IGNORED
+    logs = torch.log_softmax(widened(student).masked_fill(absent.unsqueeze(-1), 0.0), dim=-1)
+    total, count = NLL(logs.flatten(0, -2), labels.flatten(), None, SUM, IGNORED)
     if label_smoothing:
-        hit = (1.0 - label_smoothing) * hit + label_smoothing * spread(logs)
-    return valid_mean(-hit, valid)
+        rest = spread(logs).masked_fill(absent, 0.0).sum()
+        total = (1.0 - label_smoothing) * total - label_smoothing * rest
+    mean: Tensor = total / count.clamp(min=1)
+    return mean
 
 
 def soft_ce(student: Tensor, labels: Tensor, mask: Tensor | None, *, label_smoothing: float) -> Tensor:

@@ -11,8 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hookbrew.objective import valid_mean
 from hookbrew.plugin import options, positive
-from hookbrew_plugins.losses.soften import Temperature, reduced, softened, tempered
+from hookbrew_plugins.losses.soften import Temperature, squared, summed, tempered
 from hookbrew_plugins.losses.teaching import Taught
 
 
@@ -72,10 +73,10 @@ def kd_ce(
 
     Raises ObjectiveError when the shapes do not fit.
     """
-    log_q, log_p = softened(student, teacher, mask, temperature, standardize)
-    soft = log_p.exp()
-    entropy = -(soft * log_q.masked_fill(soft == 0, 0.0)).sum(dim=-1)  # 0 * -inf would be nan
-    return reduced(entropy, mask, temperature, t_squared)
+    student, teacher = tempered(student, teacher, mask, temperature, standardize)
+    soft, log_q = torch.softmax(teacher, dim=-1), torch.log_softmax(student, dim=-1)
+    parts = soft * log_q.masked_fill(soft.logical_not(), 0.0)  # 0 * -inf would be nan
+    return summed(parts, mask, -squared(temperature, t_squared))
 
 
 def kd_mse(
@@ -99,4 +100,4 @@ def kd_mse(
     absent = torch.isneginf(student) & torch.isneginf(teacher)
     error = student.masked_fill(absent, 0.0) - teacher.masked_fill(absent, 0.0)
     mean = error.square().sum(dim=-1) / (~absent).sum(dim=-1).clamp(min=1)
-    return reduced(mean, mask, temperature, t_squared)
+    return valid_mean(mean * squared(temperature, t_squared), mask)

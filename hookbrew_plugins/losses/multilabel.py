@@ -15,7 +15,7 @@ from hookbrew.objective import valid_mean
 from hookbrew.plugin import options, positive
 from hookbrew_plugins.losses.labels import IGNORED
 from hookbrew_plugins.losses.shapes import blanked, require_mask, require_rows, widened
-from hookbrew_plugins.losses.soften import reduced, tempered
+from hookbrew_plugins.losses.soften import squared, tempered
 
 AVERAGED = {"impossible_class": "a mean over classes has one more that is right; only -inf leaves a class out"}
 """What a loss with a mean over classes gives up."""
@@ -89,7 +89,7 @@ def kd_bce(
     Raises ObjectiveError when the shapes do not fit.
     """
     student, teacher = tempered(student, teacher, mask, temperature)
-    return reduced(binary(student, torch.sigmoid(teacher)), mask, temperature, t_squared)
+    return valid_mean(binary(student, torch.sigmoid(teacher)) * squared(temperature, t_squared), mask)
 
 
 def binary(logits: Tensor, wanted: Tensor) -> Tensor:

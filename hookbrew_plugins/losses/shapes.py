@@ -24,7 +24,8 @@ def paired(student: Tensor, teacher: Tensor, mask: Tensor | None, last: str) -> 
     """
     require_same(student, teacher, last)
     require_mask(student, mask)
-    return blanked(widened(student), mask), blanked(widened(teacher.detach()), mask)
+    teacher = teacher.detach() if teacher.requires_grad else teacher
+    return blanked(widened(student), mask), blanked(widened(teacher), mask)
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -40,6 +41,8 @@ def blanked(tensor: Tensor, mask: Tensor | None) -> Tensor:
 def require_same(student: Tensor, teacher: Tensor, last: str) -> None:
     """Raise ObjectiveError unless both have one shape, of two dimensions or more."""
     require_rows(student, last)
+    if student.shape == teacher.shape:
+        return
     shapes = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
     if student.dim() != teacher.dim():
         raise ObjectiveError(f"number of dimensions differs: {shapes}")

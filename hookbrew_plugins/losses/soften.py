@@ -44,6 +44,8 @@ def tempered(
     if isinstance(temperature, Tensor):
         require_temperature(student, temperature)
         temperature = temperature.unsqueeze(-1)
+    elif temperature == 1:
+        return student, teacher
     return student / temperature, teacher / temperature
 
 
@@ -65,13 +67,12 @@ def standardized(logits: Tensor) -> Tensor:
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) = sum_c p_c (log p_c - log q_c), (..., C) to (...); a class with p = 0 adds nothing.
+    """p_c (log p_c - log q_c), (..., C), whose sum over classes is KL(p || q); a class with p = 0 adds nothing.
 
     Infinite where q is 0 and p is not.
     """
     p = log_p.exp()
-    none = p == 0  # 0 * -inf would be nan
-    return (p * (log_p.masked_fill(none, 0.0) - log_q.masked_fill(none, 0.0))).sum(dim=-1)
+    return p * (log_p - log_q).masked_fill(p.logical_not(), 0.0)  # 0 * inf would be nan
 
 
 def log_sum(logs: Tensor) -> Tensor:
@@ -86,9 +87,16 @@ def log_soft(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits.masked_fill(void, 0.0), dim=-1).masked_fill(void, -torch.inf)
 
 
-def reduced(rows: Tensor, mask: Tensor | None, temperature: Temperature, t_squared: bool) -> Tensor:
-    """T^2 times each row, or 1 when it is switched off, and the mean over the valid ones, a scalar."""
-    return valid_mean(rows * temperature**2 if t_squared else rows, mask)
+def squared(temperature: Temperature, t_squared: bool) -> Temperature:
+    """T^2, or 1 when it is switched off."""
+    return temperature**2 if t_squared else 1.0
+
+
+def summed(parts: Tensor, mask: Tensor | None, scale: Temperature) -> Tensor:
+    """scale sum_c parts, mean over the valid rows: (..., C) to a scalar. scale: a number, or one for each row."""
+    if mask is None and not isinstance(scale, Tensor):  # one sum instead of two
+        return parts.sum() * (scale / max(1, parts.shape[:-1].numel()))
+    return valid_mean(parts.sum(dim=-1) * scale, mask)
 
 
 def require_temperature(student: Tensor, temperature: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hookbrew.plugin import at_least, options
 from hookbrew_plugins.losses.divergences import Softened
-from hookbrew_plugins.losses.soften import divergence, log_sum, reduced, softened
+from hookbrew_plugins.losses.soften import divergence, log_sum, softened, squared, summed
 
 
 @options
@@ -53,7 +53,8 @@ def topk_tail(
     """
     log_q, log_p = softened(student, teacher, mask, temperature, standardize)
     kept = log_p.topk(min(k, log_p.shape[-1]), dim=-1).indices
-    return reduced(divergence(bucketed(log_p, kept), bucketed(log_q, kept)), mask, temperature, t_squared)
+    parts = divergence(bucketed(log_p, kept), bucketed(log_q, kept))
+    return summed(parts, mask, squared(temperature, t_squared))
 
 
 def bucketed(logs: Tensor, kept: Tensor) -> Tensor:

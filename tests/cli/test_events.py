@@ -1,6 +1,7 @@
 """`hookbrew plugins list --events`: when events come, and what each callback does at them."""
 
 import json
+from typing import ClassVar
 
 import attrs
 import pytest
@@ -25,6 +26,7 @@ class Watch:
 
 class Quiet:
     priority = 7
+    optional = True
 
     def log(self, state): ...
 
@@ -32,6 +34,7 @@ class Quiet:
 @attrs.define(eq=False)
 class Moved:
     priority: int = 0
+    optional: ClassVar[bool] = True
 
     def log(self, state): ...
 
@@ -97,10 +100,14 @@ def test_callbacks(facts):
     assert {about.pop("plugin") for about in found.values()} == {"Plugin"}
     lost = found.pop("lost")["why"]
     assert found == {
-        "given": {"priority": None, "events": {"log": []}},
+        "given": {"priority": None, "optional": True, "events": {"log": []}},
         "hidden": {"why": "its options are required, and build() does not say which class it returns"},
-        "named": {"priority": 7, "events": {"step_end": [{"main": True}, {"every": 100}], "log": [], "close": []}},
-        "silent": {"priority": 5, "events": {"log": []}},
+        "named": {
+            "priority": 7,
+            "optional": None,
+            "events": {"step_end": [{"main": True}, {"every": 100}], "log": [], "close": []},
+        },
+        "silent": {"priority": 5, "optional": True, "events": {"log": []}},
     }
     assert "hookbrew_no_such_module" in lost
 
@@ -109,23 +116,31 @@ def test_table(facts):
     events, callbacks = tables(facts).split("\n\n")
     assert events.splitlines()[1] == "run_start          Everything is attached and checked; no step was made"
     assert callbacks.splitlines()[:3] == [
-        "CALLBACK  PLUGIN   PRIORITY  EVENT     ONLY",
-        "given     Plugin  an option  log",
-        "hidden    Plugin          ?  ?         its options are required, "
+        "CALLBACK  PLUGIN   PRIORITY  OPTIONAL   EVENT     ONLY",
+        "given     Plugin  an option  yes        log",
+        "hidden    Plugin          ?  ?          ?         its options are required, "
         "and build() does not say which class it returns",
     ]
     assert callbacks.splitlines()[4:7] == [
-        "named     Plugin          7  step_end  main=True, every=100",
-        "                             log",
-        "                             close",
+        "named     Plugin          7  an option  step_end  main=True, every=100",
+        "                                        log",
+        "                                        close",
     ]
 
 
 def test_the_order_of_the_pack():
     known = described(catalogue(discover=False, plugins=[hookbrew_plugins]))["callbacks"]
     order = sorted((about["priority"], about["name"]) for about in known if about["priority"])
-    assert order == [(-100, "evaluate"), (50, "metrics"), (80, "tensorboard"), (90, "progress"), (100, "checkpoint")]
+    assert order == [
+        *((-100, "evaluate"), (50, "metrics"), (80, "maps"), (80, "tensorboard")),
+        *((90, "progress"), (100, "checkpoint")),
+    ]
     assert not [about for about in known if "why" in about]
+
+
+def test_what_of_the_pack_only_watches():
+    known = described(catalogue(discover=False, plugins=[hookbrew_plugins]))["callbacks"]
+    assert [about["name"] for about in known if about["optional"]] == ["maps", "progress", "tensorboard"]
 
 
 def test_json():

@@ -21,7 +21,7 @@ ORDER = [
     ("objective", "size"),
     ("loop",),
     ("request",),
-    ("factory", "groups"),
+    ("factory", "groups", "earlier"),
     ("distillation",),
     ("hub",),
     ("plan",),

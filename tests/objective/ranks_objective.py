@@ -212,7 +212,7 @@ def written():
     run, place = hb.Distillation(nets()[0], nets()[1], both(), catalogue=PACK), Path(sys.argv[3]) / "written"
     callbacks = [hb.callback(name) for name in ("checkpoint", "metrics", "weights")]
     run.fit([pair[RANK] for pair in batches()], epochs=1, output=place, callbacks=callbacks)
-    return sorted(path.name for path in place.iterdir()), len((place / "metrics.jsonl").read_text().splitlines())
+    return sorted(path.name for path in place.glob("[!.]*")), len((place / "metrics.jsonl").read_text().splitlines())
 
 
 class Scored:

@@ -22,6 +22,9 @@ NEEDED = {
 }
 """Values for the options that have no default."""
 
+FITTING = {"maps": {"student": "{0,3}", "teacher": ":out", "student_attention": "", "teacher_attention": ""}}
+"""Options for the models of a kit, which have no stack of blocks."""
+
 TEXTBREWER = {"temperature_scale"}
 """What a loss loses without its T^2: parity is the only reason for that switch."""
 SMOOTHED = {"impossible_class"}
@@ -110,8 +113,10 @@ VARIANTS = [
     ("augments", "n_gram_sampling", {"l_ng": (2,), "p_ng": (1.0,)}, set()),
     ("augments", "short_disorder", {"p": (0.0, 0.3, 0.3, 0.2, 0.2)}, set()),
     ("callbacks", "best", {"goal": "lowest", "folder": "kept/lowest"}, set()),
+    ("callbacks", "checkpoint", {"every": 2, "keep_best": 1, "metric": "accuracy", "goal": "lowest"}, set()),
     ("callbacks", "early_stop", {"patience": 1, "min_delta": 0.1, "metric": "accuracy"}, set()),
     ("callbacks", "ema", {"decay": 0.0, "warmup": False, "evaluate": False}, set()),
+    ("callbacks", "maps", {**FITTING["maps"], "every": 1, "mask": "", "folder": "tb/seen"}, set()),
     ("callbacks", "freeze", {"modules": ["{0,1}"], "until": 4, "after": 0.2}, set()),
 ]
 """More options: kind, name, options, and exactly the properties that they give up."""
@@ -129,7 +134,7 @@ def kit(kind):
 
 @pytest.mark.parametrize(("kind", "name"), entries())
 def test_defaults_pass(kind, name):
-    kit(kind)(PACK.load(kind, name)(**NEEDED.get(name, {})))
+    kit(kind)(PACK.load(kind, name)(**NEEDED.get(name, {}), **FITTING.get(name, {})))
 
 
 @pytest.mark.parametrize(("kind", "name", "options", "lost"), VARIANTS)
@@ -144,7 +149,7 @@ STOPPING = {"early_stop": {"patience": 1, "min_delta": 1.0}}
 
 @pytest.mark.parametrize(("kind", "name"), [entry for entry in entries() if entry[0] in ("losses", "callbacks")])
 def test_no_exemption_is_stale(kind, name):
-    made = PACK.load(kind, name)(**{**NEEDED.get(name, {}), **STOPPING.get(name, {})})
+    made = PACK.load(kind, name)(**{**NEEDED.get(name, {}), **FITTING.get(name, {}), **STOPPING.get(name, {})})
     for check in kit(kind).checks(made):
         if check.exempt:
             with pytest.raises(AssertionError, match=f"fails {check.name}: "):

@@ -64,6 +64,14 @@ def test_labels_under_the_mask_may_be_anything():
     assert torch.equal(ce(student, labels.masked_fill(~mask, 999), mask), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_may_be_any_integers(dtype):
+    student, labels = drawn(4, 5)
+    mask = torch.tensor([True, True, False, True])
+    for there in (None, mask):
+        assert torch.equal(ce(student, labels.to(dtype), there), ce(student, labels, there))
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_no_label_at_all_is_zero_with_a_gradient_of_zeros(smoothing):
     student = torch.full((2, 5), math.nan, requires_grad=True)

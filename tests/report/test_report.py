@@ -8,6 +8,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import zlib
 from datetime import datetime
 
 import pytest
@@ -231,6 +232,16 @@ def test_the_file_of_metrics_that_the_configuration_names(fake, report, parse):
     assert parse(folder / "report.html").results()["a"]["last loss"] == "5"
 
 
+def test_callbacks_that_were_disabled(fake, report, parse):
+    told = {"callback": "tensorboard", "event": "log", "step": 7, "error": "OSError: <full>"}
+    for name, degraded in {"a": [told, 3], "b": {"x": 1}}.items():
+        folder = fake(name, [{"step": 9, "loss": 5.0}], {"status": "done", "step": 9, "degraded": degraded})
+        assert report(folder).exit_code == 0
+        text = parse(folder / "report.html").text
+        sentence = "The callback tensorboard was disabled in event log at step 7: OSError: <full>."
+        assert (sentence in text) is (name == "a")
+
+
 def test_images_newest_first(fake, report, parse):
     folder = fake("a", [{"step": 1, "loss": 5.0}])
     (folder / "images/maps").mkdir(parents=True)
@@ -248,6 +259,38 @@ def test_images_newest_first(fake, report, parse):
     assert "images/no.png is no PNG, whatever its name says." in page.text
 
 
+def chunk(kind, data):
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def captioned(title, text, *more):
+    """A PNG of one pixel that says what is to be seen, as matplotlib writes it."""
+    given = {"Title": title, "Description": text}
+    texts = [chunk(b"tEXt", f"{key}\0{value}".encode("latin-1")) for key, value in given.items()]
+    return PNG[:33] + b"".join([*texts, *more]) + PNG[33:]
+
+
+def test_captions_of_images(fake, report, parse):
+    folder = fake("a", [{"step": 1, "loss": 5.0}])
+    (folder / "images").mkdir()
+    (folder / "images/one.png").write_bytes(captioned("Layer similarity, step 5", "Nearest: <0> to 2 (0.91)."))
+    assert report(folder).exit_code == 0
+    page = parse(folder / "report.html")
+    (tag,) = page.named("img")
+    assert tag["alt"] == "Layer similarity, step 5 of run a. Nearest: <0> to 2 (0.91)."
+    assert "Layer similarity, step 5 Nearest: <0> to 2 (0.91). images/one.png" in " ".join(page.text.split())
+    assert [style for style in (figure.get("style") for figure in page.named("figure")) if style] == ["flex: 0 1 1px"]
+
+
+@pytest.mark.parametrize("cut", [9, 20, 35, 41, 60, 90])
+def test_an_image_that_is_not_whole(fake, report, parse, cut):
+    folder = fake("a", [{"step": 1, "loss": 5.0}])
+    (folder / "images").mkdir()
+    (folder / "images/one.png").write_bytes(captioned("Layers", "Nearest", chunk(b"tEXt", b"odd"))[:cut])
+    assert report(folder).exit_code == 0
+    assert len(parse(folder / "report.html").named("img")) == 1
+
+
 def test_what_comes_from_files_is_escaped(fake, report, parse):
     bad = "<script>alert('1')</script>\"&"
     row = {"step": 1, "epoch": 1, f"loss/{bad}": 1.0, "loss": 2.0, f"weight/{bad}": 1.0, f"eval/{bad}": None}
@@ -257,7 +300,7 @@ def test_what_comes_from_files_is_escaped(fake, report, parse):
     name = bad.replace("/", "|")
     folders = [fake(f"{n}/{name}", [row], status, config + f"n = '{n}{bad[:8]}'\n", env) for n in "ab"]
     (folders[0] / "images").mkdir()
-    (folders[0] / f"images/{name}.png").write_bytes(PNG)
+    (folders[0] / f"images/{name}.png").write_bytes(captioned(bad, bad))
     (folders[1] / "images").mkdir()
     (folders[1] / f"images/{name}.png").write_bytes(b"")
     for runs in (folders[:1], folders):

@@ -8,7 +8,7 @@ import pytest
 from hookbrew.report.compare import differences
 from hookbrew.report.curves import Curve, Stretch, best, falls, grouped, shown
 from hookbrew.report.head import lasted, size
-from hookbrew.report.page import PICTURES
+from hookbrew.report.pictures import PICTURES
 from hookbrew.report.plot import MOST, Plot, drawn
 from hookbrew.report.read import labels, read
 

@@ -1,6 +1,7 @@
 """A plugin that sends the process it runs in a signal, or fails, at the end of chosen steps; and one that remembers."""
 
 import os
+import shutil
 import signal
 
 import torch
@@ -46,13 +47,29 @@ class Fall:
     """The step."""
     event: str = "step_end"
     """The event."""
+    optional: bool = False
+    """Whether the run goes on without it."""
 
     def build(self):
         def fall(callback, state):
             if state.step >= self.at:
                 raise RuntimeError("here")
 
-        return type("Falling", (), {self.event: fall})()
+        return type("Falling", (), {self.event: fall, "optional": self.optional})()
+
+
+@options
+class Wreck:
+    """Puts a file in the place of tensorboard's folder when an evaluation is over."""
+
+    def build(self):
+        return Wrecking()
+
+
+class Wrecking:
+    def eval_end(self, state):
+        shutil.rmtree(state.folder / "tb")
+        (state.folder / "tb").touch()
 
 
 @options
@@ -80,4 +97,5 @@ class Remembering:
 def hookbrew_register_callbacks(register):
     register("strike", f"{__name__}:Strike")
     register("fall", f"{__name__}:Fall")
+    register("wreck", f"{__name__}:Wreck")
     register("remember", f"{__name__}:Remember")

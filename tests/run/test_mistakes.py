@@ -201,7 +201,8 @@ def test_keys_that_nothing_would_read(toy, hookbrew, edit, command):
     edit("evaluate = {", "collate = {")
     edit("epochs = 2", "epochs = 2\nevaluate_every = 5")
     edit("batch_size = 4", "batch_size = 4\nevaluate_batch_size = 8")
-    edit('[[callbacks]]\ntype = "tensorboard"', '[[callbacks]]\ntype = "evaluate"')
+    more = '[[callbacks]]\ntype = "evaluate"\n[[callbacks]]\ntype = "checkpoint"\nkeep_best = 2'
+    edit('[[callbacks]]\ntype = "tensorboard"', more)
     done = hookbrew(command, "toy.toml")
     assert done.exit_code == 2
     assert errors(done) == [
@@ -209,6 +210,7 @@ def test_keys_that_nothing_would_read(toy, hookbrew, edit, command):
         "error: toy.toml:16:1: data.evaluate_batch_size: there is no data.evaluate",
         "error: toy.toml:21:1: train.evaluate_every: there is no data.evaluate",
         "error: toy.toml:43:1: callbacks[0]: there is no data.evaluate",
+        "error: toy.toml:45:1: callbacks[1]: there is no data.evaluate",
     ]
 
 

@@ -262,12 +262,15 @@ def test_metrics_that_do_not_fit_on_the_disk(toy):
 
 
 def test_a_status_that_cannot_be_written_hides_nothing(tmp_path):
+    from hookbrew.ranks import Ranks
     from hookbrew.run import recorded
 
     @attrs.define
     class Gone:
         total_steps: int = 3
         step: int = 2
+        degraded: tuple = ()
+        ranks: Ranks = attrs.field(factory=Ranks)
 
     def fail():
         shutil.rmtree(tmp_path / "run")

@@ -180,7 +180,7 @@ def test_what_an_optimizer_remembers_is_let_go_after_its_stage(staged, hookbrew)
         ("stages[1].losses[0].student=haed", "losses[0].student: selector 'haed' matches no module of Net"),
         ("stages[1].optimizer.momentum=-1", "optimizer: SGD: Invalid momentum value: -1"),
         ("stages[1].teacher.width=true", None),
-        ("stages[1].train.device=meta", "train.device: all stages are on one device, and the first is on 'auto'"),
+        ("stages[1].train.device=meta", "train.device: all stages are on one device, and the first has 'auto'"),
     ],
 )
 def test_no_stage_is_trained_before_all_are_checked(staged, hookbrew, command, setting, problem):

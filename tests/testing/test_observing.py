@@ -170,3 +170,15 @@ def test_the_check_leaves_no_trace(capfd):
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_optional_callback_that_raises_is_caught_although_no_run_ends_by_it():
+    made = callback(log=fall, close=lambda state: None)
+    made.build.optional = True
+    with pytest.raises(AssertionError) as caught:
+        check_callback(made)
+    assert "raised RuntimeError: it fell; in event log, step 1" in str(caught.value)
+    ending = callback(close=fall)
+    ending.build.optional = True
+    told = check_callback.failures(ending)["survives_abort"]
+    assert told.endswith("raised RuntimeError: it fell; in event close, step 1")
