@@ -202,10 +202,10 @@ class Distillation:
             batch = {**batch, **kept}
         return batch
 
-    def measure(self, feed: Feed, train: Train) -> list[Batch]:
+    def measure(self, feed: Feed, train: Train, parts: int = 1) -> list[Batch]:
         """Bring the models to their device and measure sizes on the first batch; returns it, or that of each task.
 
-        Where several processes share a batch, as much of it is measured as each of them will get.
+        parts: how many processes share each batch; as much of it is measured as each of them will get.
         """
         device = chosen(train.device)
         for _, model in self._sides():
@@ -214,7 +214,7 @@ class Distillation:
         with kept_random(device), self.objective.attached():
             batches = feed.first()
             for batch in batches:
-                part = next(split(batch, -(-size_of(batch) // world().size)))
+                part = next(split(batch, -(-size_of(batch) // parts)))
                 self.objective.measure(moved(part, device), stop=train.stop_teacher)
         owned(self.objective)
         return batches

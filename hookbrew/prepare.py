@@ -61,7 +61,7 @@ def prepare(
         loader.index = objective.names.index if objective.indexed else None
     mixed = distillation.mixed(feeds, experiment.train)
     evaluate = Chain(others) if experiment.tasks and others else next(iter(others.values()), None)
-    first = distillation.measure(mixed, experiment.train)
+    first = distillation.measure(mixed, experiment.train, world().size)
     if evaluate is not None:
         for batch in distillation.rehearse(evaluate, experiment.train):
             require_labels(experiment, batch)

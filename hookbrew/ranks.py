@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -60,6 +61,14 @@ class Ranks:
         values: list[Any] = [None] * self.size
         distributed.all_gather_object(values, value, group=self.group)
         return values
+
+    def gathered(self, value: T) -> list[T]:
+        """The values of all processes in their order, in the first one; elsewhere nothing, for they may be large."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.main else None
+        distributed.gather_object(value, values, group=self.group, group_dst=0)
+        return values or []
 
     def said(self, value: T) -> T:
         """What the first process says, on each of them."""
@@ -190,15 +199,40 @@ def leading() -> bool:
 def shard(model: nn.Module) -> None:
     """Share a model's parameters out over all processes by FSDP2: those of each layer, then what is left.
 
-    Layers are what the outermost lists of the model hold.
+    Raises ConfigError for a model that torch cannot shard, as one with a parameter without dimensions.
     """
     from torch.distributed.fsdp import fully_shard
 
+    try:
+        for layer in layers(model):
+            fully_shard(layer)
+        fully_shard(model, reshard_after_forward=True)
+    except ValueError as error:
+        raise ConfigError([Problem("train.shard", str(error))]) from error
+
+
+def layers(model: nn.Module) -> list[nn.Module]:
+    """What the outermost lists of a model hold, each once; in place of lists and dicts in those, what they hold.
+
+    Without those that share a parameter with anything else: torch has it in one part of a sharded model only. And
+    without a linear layer by itself: it would give a view, which torch cannot guard.
+    """
     stacks = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     outer = [stack for name, stack in stacks.items() if not any(name.startswith(f"{other}.") for other in stacks)]
-    for layer in (layer for stack in outer for layer in stack if any(layer.children())):
-        fully_shard(layer)  # a linear layer by itself would give a view, which torch cannot guard
-    fully_shard(model, reshard_after_forward=True)
+    found = dict.fromkeys(layer for stack in outer for layer in held(stack) if any(layer.children()))
+    inner = {module for layer in found for module in layer.modules()}
+    uses = Counter(id(p) for m in model.modules() if m not in inner for p in m.parameters(recurse=False))
+    uses.update(id(p) for layer in found for p in layer.parameters())
+    return [layer for layer in found if all(uses[id(p)] == 1 for p in layer.parameters())]
+
+
+def held(stack: nn.Module) -> Iterator[nn.Module]:
+    """What a list holds; of a list or dict in it, which nobody calls, what that holds."""
+    for module in stack.children():
+        if isinstance(module, nn.ModuleList | nn.ModuleDict):
+            yield from held(module)
+        else:
+            yield module
 
 
 def of(student: nn.Module) -> Ranks:

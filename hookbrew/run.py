@@ -221,9 +221,9 @@ def inside(stage: Stage, state: State) -> Iterator[None]:
     if not stage.name:
         yield
         return
-    if state.ranks.main and not stage.experiment.output.exists():
-        folder.create(stage.experiment.output, overwrite=False)
-    with recorded(state, stage.experiment.output):
+    output = stage.experiment.output
+    state.ranks.first(lambda: None if output.exists() else folder.create(output, overwrite=False))
+    with recorded(state, output):
         yield
 
 

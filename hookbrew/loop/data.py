@@ -160,7 +160,10 @@ class Given:
     @property
     def length(self) -> int | None:
         """Batches in one epoch; None if there is no telling."""
-        return len(self._loader) if isinstance(self._loader, Sized) else None
+        try:
+            return len(self)
+        except DataError:
+            return None
 
     @property
     def whole(self) -> bool:

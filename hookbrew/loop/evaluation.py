@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -59,14 +59,26 @@ class Evaluation:
         rows = ranks.rows(size)
         with self.autocast():
             logits, labels = self.objective.predict(taken(batch, rows))
-            if not all(len(tensor) == len(rows) for tensor in listed(logits)):
-                return self.objective.predict(batch)  # rows of these logits are no rows of the batch
+            if not fitting([*listed(logits), *listed(labels)], len(rows), ranks):
+                return self.objective.predict(batch)  # rows of these are no rows of the batch, or not of one length
         return joined(logits, ranks, size), joined(labels, ranks, size)
 
 
 def listed(value: Any) -> list[Tensor]:
     """Tensors of which there are several, or one, or none."""
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def fitting(tensors: Sequence[Tensor], rows: int, ranks: Ranks) -> bool:
+    """Whether all processes have so many rows of each tensor, of one shape.
+
+    They have not where a model leaves padding out by itself: what is longest differs. All decide alike, for those that
+    go on wait for each other.
+    """
+    sizes = [size for tensor in tensors for size in tensor.shape]
+    apart = not all(tensor.dim() and len(tensor) == rows for tensor in tensors)
+    wrong, *most = ranks.most([int(apart), *sizes, *(-size for size in sizes)])
+    return not wrong and most == [*sizes, *(-size for size in sizes)]
 
 
 def joined(value: Any, ranks: Ranks, size: int) -> Any:

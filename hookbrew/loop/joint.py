@@ -52,8 +52,10 @@ class Replica:
     ranks: Ranks = attrs.field(factory=Ranks)
     leaves: Callable[[], set[int]] = set
     """The ids of what every batch reaches; heads of other tasks are not, and torch has to look for them."""
-    loose: tuple[nn.Module, ...] = ()
-    """Modules that no wrapper averages: `average` does, when backward is over."""
+    loose: tuple[nn.Parameter, ...] = ()
+    """What no wrapper averages: `average` does, when backward is over."""
+    student: nn.Module | None = None
+    """The one whose buffers no wrapper keeps alike: `average` does."""
     _wrapped: DistributedDataParallel | None = None
     _known: list[int] = attrs.field(factory=list)
 
@@ -67,6 +69,9 @@ class Replica:
             return
         self._known, self._wrapped = now, None
         group, find = self.ranks.group, not self.leaves().issuperset(now)
+        remembered = [f"extras.{name}" for name, _ in self.joint.extras.named_buffers()]  # by each process for itself
+        ignored = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignored(self.joint, remembered)  # type: ignore[no-untyped-call]  # torch has no types here
         self._wrapped = DistributedDataParallel(self.joint, process_group=group, find_unused_parameters=find)
         if not find:
             self._wrapped().backward()
@@ -89,10 +94,18 @@ class Replica:
         return nullcontext() if last or self._wrapped is None else self._wrapped.no_sync()
 
     def average(self) -> None:
-        """Average what no wrapper does; of buffers the first process's hold, as torch's wrapper has it."""
-        for module in self.loose:
-            reduced(self.ranks, [p.grad for p in module.parameters() if p.grad is not None])
-            self.ranks.alike([*module.buffers()])
+        """Average what no wrapper does; of buffers the first process's hold, as torch's wrapper has it.
+
+        A gradient that only some processes have is zero in the others, as of a layer that was dropped there.
+        """
+        if self.loose:
+            reached = self.ranks.most([int(p.grad is not None) for p in self.loose])
+            trained = [p for p, there in zip(self.loose, reached, strict=True) if there]
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            reduced(self.ranks, [p.grad for p in trained if p.grad is not None])
+        if self.student is not None:
+            self.ranks.alike([*self.student.buffers()])
 
 
 def reduced(ranks: Ranks, gradients: Iterable[Tensor]) -> None:
@@ -103,9 +116,17 @@ def reduced(ranks: Ranks, gradients: Iterable[Tensor]) -> None:
         grad /= ranks.size
 
 
-def replicated(objective: Trainable, ranks: Ranks, call: Callable[..., Tensor], *, halve: bool) -> Replica:
+def bare(student: nn.Module) -> list[nn.Parameter]:
+    """What no wrapper of the user's averages, where that is around a part of the student."""
+    wrapped = (module for module in student.modules() if isinstance(module, DistributedDataParallel))
+    known = {id(parameter) for module in wrapped for parameter in module.parameters()}
+    return [p for p in student.parameters() if id(p) not in known and not hasattr(p, "device_mesh")]
+
+
+def replicated(objective: Trainable, ranks: Ranks, call: Callable[..., Tensor], *, halve: bool, fresh: bool) -> Replica:
     """What averages the gradients of a training; a student that the user wrapped does it itself.
 
+    fresh: whether it begins; what losses remember is each process's own later.
     halve: whether a forward that is out of memory in one process is made again in all. A wrapper has begun to average
     by then, so there is none, and all is averaged at the end. Raises ConfigError where the user's own does.
     """
@@ -115,10 +136,13 @@ def replicated(objective: Trainable, ranks: Ranks, call: Callable[..., Tensor], 
         if halve:
             message = "'halve' needs the student as it is, and its wrapper averages while others may be out of memory"
             raise ConfigError([Problem("train.out_of_memory", message)])
-        return Replica()
-    ranks.alike([*objective.student.parameters(), *objective.student.buffers()])
-    ranks.alike([*objective.extras.parameters(), *objective.extras.buffers()])
+        ranks.alike(loose := bare(objective.student))
+        return Replica(ranks=ranks, loose=tuple(loose))
+    student, extras = objective.student, objective.extras
+    ranks.alike([*student.parameters(), *student.buffers(), *extras.parameters()])
+    if fresh:
+        ranks.alike([*extras.buffers()])
     if halve:
-        return Replica(ranks=ranks, loose=(objective.student, objective.extras))
-    joint = Joint(objective.student, objective.extras, call)
+        return Replica(ranks=ranks, loose=(*student.parameters(), *extras.parameters()), student=student)
+    joint = Joint(student, extras, call)
     return Replica(joint, ranks, lambda: objective.leaves)

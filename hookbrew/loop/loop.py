@@ -23,6 +23,7 @@ from hookbrew.loop.data import Feed, groups
 from hookbrew.loop.device import compiled, threads
 from hookbrew.loop.dispatch import Dispatch, reported
 from hookbrew.loop.evaluation import evaluating
+from hookbrew.loop.even import abreast
 from hookbrew.loop.events import EVENTS
 from hookbrew.loop.meter import Meter
 from hookbrew.loop.mixture import Mixture
@@ -124,7 +125,8 @@ class Loop:
         if not state.batches:
             state.epoch += 1
             self.dispatch.fire("epoch_start", state)
-        for group in groups(self.feed.epoch(state.epoch, state.batches), self.train.accumulate):
+        batches = groups(self.feed.epoch(state.epoch, state.batches), self.train.accumulate)
+        for group in abreast(batches, self.feed, state.ranks):
             if not state.unfinished:
                 break
             self.step(state, step, group)

@@ -32,6 +32,11 @@ class Mixture:
         return sum(map(len, self._feeds.values()))
 
     @property
+    def parts(self) -> list[Feed]:
+        """The feeds of the tasks."""
+        return [*self._feeds.values()]
+
+    @property
     def samples(self) -> int:
         """How many there are in all tasks together."""
         return sum(feed.samples for feed in self._feeds.values())

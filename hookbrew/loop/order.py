@@ -31,8 +31,9 @@ class Picked(list[int]):
 class Order:
     """A batch sampler: the batches of one epoch from `start` on, shuffled by (seed, epoch).
 
-    Of several processes each takes every so many-th sample of a batch. One for which none is left, as at the end of an
-    epoch, runs the first one along with the others, and counts it as nothing.
+    Of several processes each takes every so many-th sample of a batch. At the end of an epoch there may be too few for
+    all: those that take part have two at least, for batch norm cannot train on one, unless whole batches have less for
+    each. One for which none is left runs the first ones along with the others, and counts them as nothing.
     """
 
     length: int
@@ -59,8 +60,10 @@ class Order:
     def picked(self, chunk: Tensor, place: int) -> Picked:
         """This process's part of a batch, all of it for a process alone."""
         rank, size = self.ranks.rank, self.ranks.size
-        mine = chunk[rank::size]
-        picked = Picked((mine if len(mine) else chunk[:1]).tolist())
+        least = max(1, min(2, self.batch_size // size))
+        working = min(size, max(1, len(chunk) // least))
+        mine = chunk[rank::working] if rank < working else chunk[:0]
+        picked = Picked((mine if len(mine) else chunk[:least]).tolist())
         picked.seed = mix(self.seed or 0, "samples", self.epoch, place, *([rank] if rank else []))
         picked.share = Share(len(mine), len(chunk)) if size > 1 else None
         return picked

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hookbrew.errors import FolderError
 from hookbrew.loop.shards import gathered
 from hookbrew.loop.snapshot import stored
-from hookbrew.ranks import world
+from hookbrew.ranks import of
 from hookbrew.taps import sharded, unwrap
 
 EXTRAS = "extras.safetensors"
@@ -30,7 +30,7 @@ def save(model: nn.Module, folder: Path, extras: nn.Module | None = None) -> Non
     Of several processes the first one writes; all call this together, for a sharded student is gathered.
     Raises FolderError when it cannot be written; what stood there before still stands then.
     """
-    ranks, weights = world(), {m: gathered(m) for m in (unwrap(model), extras) if m is not None and sharded(m)}
+    ranks, weights = of(model), {m: gathered(m) for m in (unwrap(model), extras) if m is not None and sharded(m)}
     ranks.first(lambda: written(model, folder, extras, weights))
 
 

@@ -100,6 +100,8 @@ def got(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is, of one process
         load(wanted, storage_reader=reader, process_group=ranks.group, no_dist=ranks.size == 1)
+    for kind, model in models.items():  # tensors are filled by now; what modules keep besides is theirs to take
+        unwrap(model).load_state_dict({name: wanted[f"{kind}.{name}"] for name in unwrap(model).state_dict()})
     return state
 
 

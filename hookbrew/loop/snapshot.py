@@ -48,10 +48,11 @@ def taken(loop: Training) -> tuple[dict[str, bytes], dict[str, Any], dict[str, T
             "scaler": loop.update.scaler.state_dict(),
             "scheduler": None if loop.rate.scheduler is None else loop.rate.scheduler.state_dict(),
             **own(loop),
+            "buffers": buffers(models) if shards else {},  # of those among the shards, nobody knows whose they are
         },
         "callbacks": whole(loop.dispatch.state_dict()),
     }
-    others = loop.ranks.each(dumped({**own(loop), "buffers": buffers(models)}))[1:] if loop.ranks.size > 1 else []
+    others = loop.ranks.gathered(dumped({**own(loop), "buffers": buffers(models)}))[1:] if loop.ranks.size > 1 else []
     counters = {name: getattr(loop.state, name) for name in COUNTERS}
     if not loop.ranks.main:
         return {}, counters, shards
@@ -113,11 +114,11 @@ def regained(loop: Training, checkpoint: Checkpoint, train: Mapping[str, Any]) -
     Of others the first has what all had counted, and each draws from now on in its own way.
     """
     ranks, before = loop.ranks, checkpoint.facts.get("ranks", 1)
+    mine = train if ranks.main or ranks.size != before else loaded(checkpoint, f"rank-{ranks.rank}")
+    there = buffers(modelled(loop))
+    for name, buffer in mine.get("buffers", {}).items():
+        there[name].copy_(buffer)
     if ranks.size == before:
-        mine = train if ranks.main else loaded(checkpoint, f"rank-{ranks.rank}")
-        there = buffers(modelled(loop))
-        for name, buffer in mine.get("buffers", {}).items():
-            there[name].copy_(buffer)
         loop.meter.load_state_dict(mine["meter"])
         restore(mine["random"], loop.device)
         return

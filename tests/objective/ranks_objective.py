@@ -5,17 +5,22 @@ to a step: the mean of both ranks' losses. All in float64.
 """
 
 import copy
+import json
+import sys
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as Replica
+from torch.utils.data import DataLoader, IterableDataset
 
 import hookbrew as hb
 import hookbrew_plugins
 from hookbrew.objective import reach
 from hookbrew.plugin import catalogue
+from hookbrew.ranks import shard as everyone
 
 RANK = distributed.get_rank()
 PACK = catalogue(discover=False, plugins=[hookbrew_plugins])
@@ -157,6 +162,123 @@ def refused(loader, evaluate):
         return str(error)
 
 
+class Trimming(Net):
+    """Scores tokens, (B, L, 3), and leaves out what is padding in all of a batch, as packed sequences do."""
+
+    def forward(self, x):
+        return super().forward(x[:, : int((x != 0).any(dim=-1).sum(dim=1).max())])
+
+
+def trimmed():
+    """Whether an evaluation sees what one process alone does; each half of the rows has a length of its own."""
+    torch.manual_seed(0)
+    teacher, student = Trimming(8).double(), Trimming(6).double()
+    x = torch.randn(4, 5, 4).double()
+    x[2:, 3:] = 0
+    watch = Watch()
+    run = hb.Distillation(teacher, student, [hb.loss("kd_ce")], catalogue=PACK)
+    run.fit([{"x": x}], epochs=1, evaluate=[{"x": x}], callbacks=[watch])
+    return worst([student(x)], [watch.seen[-1]])
+
+
+class Heads(Net):
+    """Two heads, one of which is left out in training by the second rank."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.other = nn.Linear(width, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.other(x) + (0 if self.training and RANK else self.head(x))
+
+
+def dropped():
+    """The student of each rank after training where the second one has no gradient for a head."""
+    torch.manual_seed(0)
+    run = hb.Distillation(Heads(8).double(), Heads(6).double(), [hb.loss("kd_ce")], catalogue=PACK)
+    run.fit([pair[RANK] for pair in batches()], epochs=1, out_of_memory="halve")
+    return [p.detach().sum().item() for p in run.student.parameters()]
+
+
+def partly(student):
+    """Its stem alone is wrapped."""
+    student.stem = Replica(student.stem)
+    return student
+
+
+def written():
+    """What is in the folder of a fit in two processes."""
+    run, place = hb.Distillation(nets()[0], nets()[1], both(), catalogue=PACK), Path(sys.argv[3]) / "written"
+    callbacks = [hb.callback(name) for name in ("checkpoint", "metrics", "weights")]
+    run.fit([pair[RANK] for pair in batches()], epochs=1, output=place, callbacks=callbacks)
+    return sorted(path.name for path in place.glob("[!.]*")), len((place / "metrics.jsonl").read_text().splitlines())
+
+
+class Scored:
+    """A metric that each rank has for itself: only that of the first is better each time."""
+
+    def eval_end(self, state):
+        state.metrics["loss"] = float(state.step if RANK else -state.step)
+
+
+def best():
+    """The step whose student was kept."""
+    run, place = hb.Distillation(nets()[0], nets()[1], both(), catalogue=PACK), Path(sys.argv[3]) / "kept"
+    callbacks = [Scored(), hb.callback("best", metric="loss")]
+    parts = [pair[RANK] for pair in batches()]
+    run.fit(parts, epochs=3, evaluate=[batches()[0][0]], output=place, callbacks=callbacks)
+    return json.loads((place / "best/metrics.json").read_text())["step"]
+
+
+def mixed(*numbers):
+    """The tasks that were drawn of the data of two, of which each rank has a part."""
+    tasks = {name: hb.Task(teacher=nets()[0], losses=both()) for name in "ab"}
+    run, seen = hb.Distillation(None, nets()[1], tasks=tasks, catalogue=PACK), []
+
+    class Seen:
+        def batch_ready(self, state):
+            seen.append(state.task)
+
+    parts = {name: [pair[RANK] for pair in batches()][: numbers[RANK]] for name in "ab"}
+    parts["b"] = [{"x": batch["x"][: 1 + 2 * RANK]} for batch in parts["b"]]
+    try:
+        run.fit(parts, steps=12, callbacks=[Seen()])
+    except hb.errors.DataError as error:
+        return str(error)
+    return seen
+
+
+class Stream(IterableDataset):
+    """Three batches in the first rank, five in the second; nobody says so."""
+
+    def __iter__(self):
+        yield from [pair[RANK] for pair in batches()][: 3 + 2 * RANK]
+
+
+def streamed():
+    """In which steps epochs end; each ends with an evaluation, for which both are needed."""
+    run, seen = hb.Distillation(nets()[0], nets()[1], both(), catalogue=PACK), []
+
+    class Ends:
+        def eval_end(self, state):
+            seen.append(state.step)
+
+    stream = DataLoader(Stream(), batch_size=None)
+    run.fit(stream, steps=5, accumulate=2, evaluate=[batches()[0][0]], callbacks=[Ends()])
+    return seen
+
+
+def unshared():
+    """Why a student with a parameter without dimensions is not shared out."""
+    student = nets()[1]
+    student.scale = nn.Parameter(torch.ones(()))
+    try:
+        everyone(student)
+    except hb.errors.ConfigError as error:
+        return str(error)
+
+
 STATIC = partial(Replica, static_graph=True)
 KEPT = partial(shard, reshard_after_forward=False)
 CASES = {
@@ -174,6 +296,15 @@ CASES = {
     "plain shared": lambda: shared(lambda student: student),
     "ddp shared": lambda: shared(Replica),
     "fsdp shared": lambda: shared(shard),
+    "partly both": lambda: train(partly, both),
+    "trimmed": trimmed,
+    "dropped": dropped,
+    "written": written,
+    "best": best,
+    "mixed": lambda: mixed(4, 4),
+    "mixed uneven": lambda: mixed(4, 5),
+    "streamed": streamed,
+    "unshared": unshared,
     "uneven": lambda: refused([pair[0] for pair in batches()[RANK:]], [batches()[0][0]]),
     "other evaluation": lambda: refused([pair[0] for pair in batches()], [batches()[0][RANK]]),
     "ddp reach": lambda: reached(Replica, both),

@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import pytest
+from torch import nn
+
+from hookbrew.ranks import layers
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +18,7 @@ DDP = ["ddp hidden", "ddp both", "ddp static hidden", "ddp adamw twice"]
 FSDP = ["fsdp hidden", "fsdp both", "fsdp kept hidden", "fsdp root hidden", "fsdp adamw twice"]
 
 
-@pytest.mark.parametrize("case", [*DDP, *FSDP, "plain both", "plain hidden"])
+@pytest.mark.parametrize("case", [*DDP, *FSDP, "plain both", "plain hidden", "partly both"])
 def test_students_are_those_of_one_process(trainings, case):
     """Projections too, which differ between ranks at first; and logits and gradient norms, clipped."""
     for result in trainings(case):
@@ -27,6 +30,60 @@ def test_students_are_those_of_one_process(trainings, case):
 def test_each_sample_counts_alike(trainings, case):
     """The mean of the means of two ranks would be far from the mean over all samples."""
     assert max(trainings(case)) < 1e-12
+
+
+def test_logits_of_other_lengths(trainings):
+    """Where a model leaves out what is padding in its rows, each rank computes all of them."""
+    assert max(trainings("trimmed")) < 1e-12
+
+
+def test_a_gradient_that_one_rank_has(trainings):
+    one, other = trainings("dropped")
+    assert one == other
+
+
+def test_a_folder_of_both(trainings):
+    """The first rank makes it, and writes."""
+    assert trainings("written") == [[["checkpoints", "final", "metrics.jsonl"], 2]] * 2
+
+
+def test_metrics_that_differ(trainings):
+    """The first rank says which student is the best; the other would not come to save it."""
+    assert trainings("best") == [18, 18]
+
+
+def test_tasks_of_loaders_in_parts(trainings):
+    """Both draw the same tasks, although one has more samples of the second."""
+    one, other = trainings("mixed")
+    assert one == other
+    assert {*one} == {"a", "b"}
+    assert all("the processes have 4, 5 batches" in told for told in trainings("mixed uneven"))
+
+
+def test_streams_of_other_lengths(trainings):
+    """The epoch of both ends where the first of them ends."""
+    assert trainings("streamed") == [[2, 4, 5]] * 2
+
+
+def test_layers_that_are_sharded():
+    """Of lists in a list what they hold, a layer that stands twice once, and none that shares a weight."""
+
+    def block():
+        return nn.Sequential(nn.Linear(2, 2))
+
+    pairs = nn.ModuleList(nn.ModuleList([block(), block()]) for _ in range(2))
+    assert layers(nn.ModuleDict({"layers": pairs})) == [module for pair in pairs for module in pair]
+    twice, tied = nn.ModuleList([block()] * 3), nn.ModuleList([block(), block(), block()])
+    assert layers(nn.ModuleDict({"layers": twice})) == [twice[0]]
+    tied[1][0].weight = tied[0][0].weight
+    assert layers(nn.ModuleDict({"layers": tied})) == [tied[2]]
+    alone, head = nn.ModuleList([block()]), nn.Linear(2, 2)
+    head.weight = alone[0][0].weight
+    assert layers(nn.ModuleDict({"layers": alone, "head": head})) == []
+
+
+def test_what_cannot_be_sharded(trainings):
+    assert all("scalar parameters" in told for told in trainings("unshared"))
 
 
 def test_loaders_that_would_wait_for_each_other(trainings):

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from ranks_sets import BOTH, CALLBACKS, CAPTURED, HALVE, SHARD, UNEVEN
+from ranks_sets import BOTH, CALLBACKS, CAPTURED, CRD, HALVE, NORM, SHARD, UNEVEN
 from torch import distributed
 
 import hookbrew_plugins
@@ -121,6 +121,12 @@ CASES = {
     "ddp whole": lambda: struck("ddp-whole", [], *UNEVEN),
     "fsdp struck": lambda: struck("fsdp-struck", [2, 5], SHARD, *UNEVEN),
     "fsdp whole": lambda: struck("fsdp-whole", [], SHARD, *UNEVEN),
+    "ddp crd struck": lambda: struck("ddp-crd-struck", [2, 5], *CRD),
+    "ddp crd whole": lambda: struck("ddp-crd-whole", [], *CRD),
+    "fsdp crd struck": lambda: struck("fsdp-crd-struck", [2, 5], SHARD, *CRD),
+    "fsdp crd whole": lambda: struck("fsdp-crd-whole", [], SHARD, *CRD),
+    "ddp norm": lambda: train("ddp-norm", *NORM),
+    "fsdp norm": lambda: train("fsdp-norm", SHARD, *NORM),
     "ddp ends": lambda: alone("ddp-ends", 4, "SIGTERM", *UNEVEN),
     "fsdp ends": lambda: alone("fsdp-ends", 4, "SIGTERM", SHARD, *UNEVEN),
     "one goes on as two": lambda: again("one-ends", "callbacks=[]", require="data"),

@@ -7,4 +7,7 @@ CALLBACKS = [
     "callbacks=[{type='ema', decay=0.9}, {type='freeze', modules=['layers[0]'], after=3, until=7}, {type='best'}]",
     "train.evaluate_every=4",
 ]
+CRD = ["losses=[{type='crd', student='head', teacher='head', samples=26, dimension=4, negatives=8}]", *UNEVEN]
+NORM = ["student.factory='toyland:Dropping'", "data.train.number=11"]
+"""At the end of an epoch 3 samples: two processes cannot train batch norm on one."""
 SHARD, BOTH, HALVE = "train.shard='student'", "train.shard='both'", "train.out_of_memory='halve'"

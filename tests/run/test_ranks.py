@@ -16,7 +16,7 @@ from hookbrew.plugin import catalogue
 from hookbrew.run import resume, run
 from tests.run import ranks_sets, striking
 from tests.run.compare import rows
-from tests.run.conftest import CONFIG, MODULE
+from tests.run.conftest import CONFIG, DROPPING, MODULE
 from tests.run.ranks_sets import CALLBACKS, CAPTURED, UNEVEN
 from tests.run.test_stages import STAGES
 from tests.run.test_tasks import CONFIG as TASKS
@@ -31,7 +31,7 @@ def train(name, *sets, file="toy.toml"):
 
 def prepare(folder):
     """The toys, and runs of one process, one of which was ended in the middle of an epoch for each that goes on."""
-    (folder / "toyland.py").write_text(MODULE)
+    (folder / "toyland.py").write_text(f"import random\nimport numpy as np\n{MODULE}{DROPPING}")
     (folder / "toy.toml").write_text(CONFIG)
     (folder / "stages.toml").write_text(CONFIG[: CONFIG.index("[[losses]]")] + STAGES)
     (folder / "taskland.py").write_text(TASKLAND)
@@ -142,23 +142,39 @@ def test_stages(case, runs, way):
     assert difference(runs / "one-stages/stage-2", runs / f"{way}-stages/stage-2") <= 1e-6
 
 
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+@pytest.mark.parametrize("way", ["ddp", "ddp crd", "fsdp", "fsdp crd"])
 def test_an_exact_resume(case, runs, way):
     """A signal to one rank ends both after the same step, and what goes on is equal byte for byte."""
     ended = case(f"{way} struck")
     assert [told.get("code") for told in ended] == [75, 75, None]
     assert ended[1]["text"].startswith("SIGTERM came; stopped after step 5 of 6")
     case(f"{way} whole")
+    way = way.replace(" ", "-")
     found, expected = (max((runs / f"{way}-{name}/checkpoints").glob("step-*")) for name in ("struck", "whole"))
     listed = {path.name for path in found.iterdir() if path.is_file()}
     assert "rank-1.pt" in listed
     for name in listed - {"manifest.json", "callbacks.pt"}:
         assert (found / name).read_bytes() == (expected / name).read_bytes(), name
-    if way == "fsdp":
+    if way.startswith("fsdp"):
         one, other = shards(found), shards(expected)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
     assert rows(runs / f"{way}-struck") == rows(runs / f"{way}-whole")
+
+
+def test_each_remembers_its_own_samples(case, runs):
+    """The wrapper would give all of them the first one's memory."""
+    case("ddp crd whole")
+    checkpoint = max((runs / "ddp-crd-whole/checkpoints").glob("step-*"))
+    buffers = torch.load(checkpoint / "rank-1.pt")["buffers"]
+    (name,) = (name for name in buffers if name.endswith("memory_student"))
+    mine, theirs = load_file(checkpoint / "extras.safetensors")[name.removeprefix("extras.")], buffers[name]
+    assert (mine != theirs).any(dim=1).sum() > 20
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_batch_norm_at_the_end_of_an_epoch(case, way):
+    assert case(f"{way} norm")["samples"] == 22
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
