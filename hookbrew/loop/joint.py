@@ -93,6 +93,10 @@ class Replica:
         """Forward and backward inside: gradients are averaged once a step, with those of its last batch."""
         return nullcontext() if last or self._wrapped is None else self._wrapped.no_sync()
 
+    def close(self) -> None:
+        """Let go of the wrapper, with buffers as large as all gradients: it and the step hold each other."""
+        self.joint = self._wrapped = None
+
     def average(self) -> None:
         """Average what no wrapper does; of buffers the first process's hold, as torch's wrapper has it.
 

@@ -108,6 +108,7 @@ class Loop:
                 if resume is not None:
                     self.saver.restore(resume)
                 step, evaluate = stepping(self), evaluating(self)  # what is frozen later is wrapped by now
+                stack.callback(step.replica.close)
                 dispatch.fire("run_start", state)
                 if resume is not None:
                     dispatch.fire("resumed", state)

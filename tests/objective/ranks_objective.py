@@ -5,6 +5,7 @@ to a step: the mean of both ranks' losses. All in float64.
 """
 
 import copy
+import gc
 import json
 import sys
 from functools import partial
@@ -279,6 +280,16 @@ def unshared():
         return str(error)
 
 
+def left():
+    """How many wrappers a fit leaves in memory, with nobody collecting them."""
+    gc.collect()
+    gc.disable()
+    fitted(nets()[1], both(), [pair[RANK] for pair in batches()], 2)
+    found = sum(type(each) is Replica for each in gc.get_objects())
+    gc.enable()
+    return found
+
+
 STATIC = partial(Replica, static_graph=True)
 KEPT = partial(shard, reshard_after_forward=False)
 CASES = {
@@ -291,6 +302,7 @@ CASES = {
     "fsdp kept hidden": lambda: train(KEPT, hidden),
     "fsdp root hidden": lambda: train(fully_shard, hidden),
     "fsdp adamw twice": lambda: train(shard, both, sgd=False, fits=2),
+    "left": left,
     "plain both": lambda: train(lambda student: student, both),
     "plain hidden": lambda: train(lambda student: student, hidden),
     "plain shared": lambda: shared(lambda student: student),

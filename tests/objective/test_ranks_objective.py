@@ -86,6 +86,10 @@ def test_what_cannot_be_sharded(trainings):
     assert all("scalar parameters" in told for told in trainings("unshared"))
 
 
+def test_no_wrapper_is_left(trainings):
+    assert trainings("left") == [0, 0]
+
+
 def test_loaders_that_would_wait_for_each_other(trainings):
     assert all("the processes have 6, 5 batches in an epoch" in told for told in trainings("uneven"))
     assert all("the evaluation data is another in each process" in told for told in trainings("other evaluation"))
