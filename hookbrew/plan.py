@@ -22,6 +22,7 @@ from hookbrew.config import (
     Component,
     Document,
     Experiment,
+    Train,
     check_names,
     staged,
     structure,
@@ -67,8 +68,8 @@ def place(task: str) -> str:
 
 
 def require_read(experiment: Experiment) -> None:
-    """Raise ConfigError for keys that nothing would read."""
-    problems = list[Problem]()
+    """Raise ConfigError for keys that nothing would read, or that cannot hold together."""
+    problems = [*clashes(experiment.train)]
     for task, part in experiment.parts.items():
         at, data = place(task), part.data
         if data.collate is not None and data.pad:
@@ -82,6 +83,16 @@ def require_read(experiment: Experiment) -> None:
         problems += [Problem(path, "there is no data.evaluate") for path, given in (unread | named).items() if given]
     if problems:
         raise ConfigError(problems)
+
+
+def clashes(train: Train) -> Iterator[Problem]:
+    """What cannot be done to a model that is sharded, also where one process alone checks it."""
+    shards = {"none": (), "student": ("student",), "both": ("student", "teacher")}[train.shard]
+    if shards and train.out_of_memory == "halve":
+        yield Problem("train.out_of_memory", "'halve' is not for a sharded student; leave train.shard out, or this")
+    for side in shards:
+        if train.compile in (side, "both"):
+            yield Problem("train.compile", f"a sharded {side} is not compiled; leave train.shard out, or this")
 
 
 def evaluated(callback: Component) -> bool:

@@ -146,9 +146,17 @@ def frozen(experiment: Experiment, made: Factory, path: str, shelf: Shelf) -> nn
 
 
 def spread(experiment: Experiment, made: nn.Module, *shards: str) -> nn.Module:
-    """A model, shared out over several processes if `train.shard` is one of these."""
-    if world().size > 1 and experiment.train.shard in shards:
-        shard(made.to(chosen(experiment.train.device)))
+    """A model, shared out over several processes if `train.shard` is one of these.
+
+    Raises ConfigError for one that cannot be, also where one process alone checks it.
+    """
+    if experiment.train.shard in shards:
+        for name, parameter in made.named_parameters():
+            if not parameter.dim():
+                message = f"{name} of {type(made).__name__} is a single number, which FSDP2 cannot share out"
+                raise ConfigError([Problem("train.shard", f"{message}; give it one dimension: torch.ones(1)")])
+        if world().size > 1:
+            shard(made.to(chosen(experiment.train.device)))
     return made
 
 

@@ -100,7 +100,10 @@ class Events:
 
     @event
     def loss_end(self, state: State) -> None:
-        """`state.loss` is this batch's share of the step's loss, a tensor with its graph."""
+        """`state.loss` is this batch's share of the step's loss, a tensor with its graph.
+
+        What a callback adds to it is added for each batch of the step, and by each of several processes.
+        """
 
     @event
     def backward_end(self, state: State) -> None:

@@ -271,3 +271,29 @@ def test_what_a_users_module_lacks_is_named_with_its_line(toy, hookbrew):
         "error: toy.toml:13:11: data.train.factory: toyland:samples failed: "
         "ModuleNotFoundError: No module named 'not_installed_thing' (toyland.py:2)"
     )
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["shard='student'", "out_of_memory='halve'"], "train.out_of_memory: 'halve' is not for a sharded student"),
+        (["shard='both'", "compile='teacher'"], "train.compile: a sharded teacher is not compiled"),
+        (["shard='student'", "compile='both'"], "train.compile: a sharded student is not compiled"),
+    ],
+)
+def test_what_cannot_be_done_to_shards(toy, hookbrew, command, sets, told):
+    """Found by one process, before eight of them are started."""
+    done = hookbrew(command, "toy.toml", *(part for each in sets for part in ("-s", f"train.{each}")))
+    assert (done.exit_code, told in done.stderr) == (2, True), done.stderr
+
+
+def test_a_parameter_that_cannot_be_shared_out(toy, hookbrew):
+    more = "\n\nclass Scaled(Net):\n    def __init__(self):\n        super().__init__()\n"
+    more += "        self.scale = nn.Parameter(torch.tensor(1.0))\n"
+    (toy / "toyland.py").write_text((toy / "toyland.py").read_text() + more)
+    given = ["check", "toy.toml", "-s", "student.factory=toyland:Scaled"]
+    done = hookbrew(*given, "-s", "train.shard='student'")
+    assert done.exit_code == 2
+    assert "train.shard: scale of Scaled is a single number" in done.stderr
+    assert hookbrew(*given).exit_code == 0

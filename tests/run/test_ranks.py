@@ -216,6 +216,7 @@ def test_numbers_that_are_not_finite_on_one_rank(case, runs):
     assert (case("nan skipped")["step"], skipped[-1]) == (12, 1)
 
 
-def test_what_cannot_be(case):
-    """An error is told by the rank that has it, and ends both."""
-    assert "averages" in case("halve sharded")["text"]
+def test_what_the_first_rank_finds_ends_both(case):
+    """It alone looks at the folder; the other one ends with the same code, and does not wait."""
+    told = case("exists")
+    assert (told["code"], "exists already" in told["text"]) == (2, True)
