@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -203,6 +204,8 @@ def shard(model: nn.Module) -> None:
     """
     from torch.distributed.fsdp import fully_shard
 
+    # of an output that somebody might change in place, and nobody does: losses leave what they read as it is
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     try:
         for layer in layers(model):
             fully_shard(layer)

