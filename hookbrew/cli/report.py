@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from hookbrew.cli.context import Context
-from hookbrew.errors import ConfigError, HookbrewError, PeerError
+from hookbrew.errors import ConfigError, HookbrewError, PeerError, PreemptedError
 from hookbrew.plugin.blame import package
 
 OURS = frozenset({"hookbrew", "hookbrew_plugins", "click", "pluggy"})
@@ -50,6 +50,8 @@ def guarded(call: Callable[[], object], context: Context) -> int:
             # most mistakes are found by all processes at once: the first tells them, and torchrun ends the others
             time.sleep(PAUSE)
             error.add_note(f"in process {rank}")
+            if isinstance(error, PreemptedError):
+                return error.exit_code  # all end then, and the first one says so
         return expected(error, context)
     except SystemExit as error:
         if not foreign(owners(error)):  # click's: after a completion, or when nobody reads the output any more

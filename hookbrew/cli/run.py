@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -30,6 +31,8 @@ def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, r
 
     if overwrite and resume:
         raise click.UsageError("--overwrite begins anew, and --resume goes on; leave one of them out")
+    if overwrite and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise click.UsageError("--overwrite would begin anew after each restart of torchrun; write --resume")
     catalogue = context.catalogue()
 
     def say(line: str) -> None:

@@ -297,3 +297,10 @@ def test_a_parameter_that_cannot_be_shared_out(toy, hookbrew):
     assert done.exit_code == 2
     assert "train.shard: scale of Scaled is a single number" in done.stderr
     assert hookbrew(*given).exit_code == 0
+
+
+def test_a_restart_does_not_begin_anew(toy, hookbrew, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    done = hookbrew("run", "toy.toml", "--overwrite")
+    assert (done.exit_code, "write --resume" in done.stderr) == (2, True)
+    assert not (toy / "runs").exists()
