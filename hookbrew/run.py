@@ -91,7 +91,7 @@ def together(plan: Sequence[Stage]) -> Iterator[Ranks]:
     train = plan[0].experiment.train
     with joined(train.device, train.timeout) as ranks:
         if train.shard != "none" and ranks.size == 1:
-            log.info("train.shard = %r: this process is alone, and has all of it", train.shard)
+            log.warning("note: train.shard = %r, and this process is alone: it has all of it", train.shard)
         yield ranks
 
 

@@ -50,6 +50,6 @@ def abreast(groups: Iterator[list[Batch]], feed: Feed, ranks: Ranks) -> Iterator
 
 def require_same(batches: Sequence[Batch], ranks: Ranks) -> None:
     """Raise DataError unless the evaluation begins with the same batch in all processes, which share out its rows."""
-    if len(set(ranks.each(digest(batches)))) > 1:
+    if ranks.size > 1 and len(set(ranks.each(digest(batches)))) > 1:
         message = "the evaluation data is another in each process; give all of it to each: they share out its rows"
         raise DataError(message)

@@ -120,11 +120,12 @@ def reduced(ranks: Ranks, gradients: Iterable[Tensor]) -> None:
         grad /= ranks.size
 
 
-def bare(student: nn.Module) -> list[nn.Parameter]:
-    """What no wrapper of the user's averages, where that is around a part of the student."""
+def bare(student: nn.Module, extras: nn.Module) -> list[nn.Parameter]:
+    """What no wrapper of the user's averages: extras, and the rest of a student of which a part is wrapped."""
     wrapped = (module for module in student.modules() if isinstance(module, DistributedDataParallel))
     known = {id(parameter) for module in wrapped for parameter in module.parameters()}
-    return [p for p in student.parameters() if id(p) not in known and not hasattr(p, "device_mesh")]
+    trained = dict.fromkeys((*student.parameters(), *extras.parameters()))
+    return [p for p in trained if id(p) not in known and not hasattr(p, "device_mesh")]
 
 
 def replicated(objective: Trainable, ranks: Ranks, call: Callable[..., Tensor], *, halve: bool, fresh: bool) -> Replica:
@@ -136,16 +137,16 @@ def replicated(objective: Trainable, ranks: Ranks, call: Callable[..., Tensor], 
     """
     if ranks.size == 1:
         return Replica()
-    if synced(objective.student):
+    student, extras = objective.student, objective.extras
+    if fresh:
+        ranks.alike([*extras.buffers()])
+    if synced(student):
         if halve:
             message = "'halve' needs the student as it is, and its wrapper averages while others may be out of memory"
             raise ConfigError([Problem("train.out_of_memory", message)])
-        ranks.alike(loose := bare(objective.student))
+        ranks.alike(loose := bare(student, extras))
         return Replica(ranks=ranks, loose=tuple(loose))
-    student, extras = objective.student, objective.extras
     ranks.alike([*student.parameters(), *student.buffers(), *extras.parameters()])
-    if fresh:
-        ranks.alike([*extras.buffers()])
     if halve:
         return Replica(ranks=ranks, loose=(*student.parameters(), *extras.parameters()), student=student)
     joint = Joint(student, extras, call)

@@ -97,5 +97,7 @@ class Saver:
             try:
                 put(shards, folder, ranks)
             except OSError as error:
+                if ranks.main:
+                    store.clean()
                 raise store.unwritten(step, error) from error
         ranks.first(lambda: store.finish(step, files, facts))

@@ -304,3 +304,9 @@ def test_a_restart_does_not_begin_anew(toy, hookbrew, monkeypatch):
     done = hookbrew("run", "toy.toml", "--overwrite")
     assert (done.exit_code, "write --resume" in done.stderr) == (2, True)
     assert not (toy / "runs").exists()
+
+
+def test_one_process_has_nothing_to_share_out(toy, hookbrew, caplog):
+    done = hookbrew("run", "toy.toml", "-s", "train.shard='student'", "-s", "train.epochs=1", "--quiet")
+    assert done.exit_code == 0
+    assert "note: train.shard = 'student', and this process is alone: it has all of it" in caplog.messages
