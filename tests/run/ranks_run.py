@@ -4,6 +4,7 @@ Each case is a run of the toy, begun by both ranks together; the first one says 
 """
 
 import os
+import resource
 import signal
 import sys
 from functools import partial
@@ -103,6 +104,17 @@ def alone(name, at, what, *sets):
     return train(name, *sets, f"callbacks=[{{type='alone', at={at}, what='{what}'}}]")
 
 
+def cramped():
+    """A run of which the second rank's shards do not fit."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if RANK:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        return train("cramped", SHARD)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 CASES = {
     "ddp": lambda: train("ddp"),
     "ddp uneven": lambda: train("ddp-uneven", *UNEVEN),
@@ -137,5 +149,6 @@ CASES = {
     "memory": lambda: alone("memory", 4, "memory", HALVE),
     "nan": lambda: alone("nan", 4, "nan"),
     "nan skipped": lambda: alone("nan-skipped", 4, "nan", "train.nonfinite='skip'"),
+    "cramped": cramped,
     "exists": lambda: {key: told for key, told in train("ddp").items() if key != "error"},
 }

@@ -220,3 +220,9 @@ def test_what_the_first_rank_finds_ends_both(case):
     """It alone looks at the folder; the other one ends with the same code, and does not wait."""
     told = case("exists")
     assert (told["code"], "exists already" in told["text"]) == (2, True)
+
+
+def test_shards_that_do_not_fit(case, runs):
+    """The training goes on in both, and nothing of the checkpoints is left."""
+    assert case("cramped")["step"] == 12
+    assert list((runs / "cramped/checkpoints").iterdir()) == []
