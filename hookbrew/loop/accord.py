@@ -23,10 +23,13 @@ class Accord:
     def settle(self, state: State) -> None:
         """Ask all; a request to stop holds for all of them, in the words of the first that has some."""
         stop, self.end = state.stop_reason, state.interrupted
+        if state.ranks.size == 1:
+            self.evaluate, self.save = state.eval_requested, state.save_requested
+            return
         asked = state.eval_requested, state.save_requested, stop is not None, self.end is not None
         evaluate, save, *ends = state.ranks.most([*map(int, asked)])
         self.evaluate, self.save = bool(evaluate), bool(save)
-        if any(ends) and state.ranks.size > 1:
+        if any(ends):
             stops, signals = zip(*state.ranks.each((stop, self.end)), strict=True)
             state.stop_reason = next((reason for reason in stops if reason is not None), None)
             self.end = next((name for name in signals if name is not None), None)

@@ -35,7 +35,7 @@ class Share:
 def named(batch: Any, fields: Sequence[str]) -> Batch:
     """The batch as a dict: mappings with their parts for student and teacher laid flat, tuples by `fields`."""
     if isinstance(batch, Mapping):
-        return dict(flat(batch))
+        return dict(flat(batch)) if "student" in batch or "teacher" in batch else dict(batch)
     parts = [batch] if isinstance(batch, Tensor) else batch
     if isinstance(parts, list | tuple):
         if len(parts) == len(fields):
@@ -117,7 +117,7 @@ def size_of(batch: Batch) -> int:
     """The number of samples of a batch: the first dimension of its first tensor."""
     for value in batch.values():
         if isinstance(value, Tensor) and value.dim():
-            return len(value)
+            return value.shape[0]
     raise DataError(f"the batch holds no tensor; its keys are {words.several(batch)}")
 
 

@@ -26,6 +26,7 @@ from hookbrew.loop.state import State
 from hookbrew.loop.trainable import Trainable
 from hookbrew.loop.training import Training
 from hookbrew.loop.update import Update
+from hookbrew.objective import Vector
 from hookbrew.ranks import Ranks
 
 log = logging.getLogger("hookbrew")
@@ -46,8 +47,7 @@ class Step:
     """Whether a forward pass that is out of memory is made again with half the samples, now and from now on."""
     replica: Replica = attrs.field(factory=Replica)
     """What averages gradients over processes."""
-    _weights: tuple[list[float], Tensor] | None = attrs.field(init=False, default=None)
-    """Those of the last step, as numbers and on the device: most never change."""
+    _weights: Vector = attrs.field(init=False, factory=Vector)
 
     def __call__(self, state: State, group: Sequence[Batch]) -> None:
         """Forward, backward and update; raises NonFiniteError before an update that would spoil the weights."""
@@ -97,6 +97,8 @@ class Step:
 
     def passes(self, state: State, batches: Sequence[Batch]) -> tuple[Tensor, Parts]:
         """Forward and backward over all batches: this process's part of the loss, and what it is made of."""
+        if len(batches) == state.ranks.size == 1:
+            return self.alone(state, batches[0])
         counts = [self.counts(batch, state.device) for batch in batches]
         shares = self.shares(state, state.ranks.total(added(counts)))
         losses, parts = list[Tensor](), Parts()
@@ -107,6 +109,16 @@ class Step:
             parts.append((sums, valid))
         return added(losses), parts
 
+    def alone(self, state: State, batch: Batch) -> tuple[Tensor, Parts]:
+        """`passes` over the one batch of one process: its means are those of the step, and need no shares."""
+        state.see(batch)
+        self.dispatch.fire("batch_ready", state)
+        with self.autocast():
+            self.seen(state, batch)
+            state.loss, sums, counts = self.objective.weighed(batch, size_of(batch), state.progress)
+        self.descend(state, state.loss)
+        return state.loss.detach(), [(sums, counts)]
+
     def counts(self, batch: Batch, device: torch.device) -> Tensor:
         """What is valid in a batch for each term, (terms,); nothing of one that is only run along."""
         found = self.objective.counts(batch, size_of(batch), device)
@@ -114,20 +126,26 @@ class Step:
 
     def shares(self, state: State, totals: Tensor) -> Tensor:
         """What each term's sum is multiplied with, (terms,): its weight by the valid elements of the whole step."""
-        weights = self.objective.weights(state.progress)
-        if self._weights is None or weights != self._weights[0]:
-            # filled number by number: a tensor made of the list would be copied to the device, and wait for it
-            made = torch.stack([torch.full((), weight, dtype=totals.dtype, device=totals.device) for weight in weights])
-            self._weights = weights, made
-        return self._weights[1] / totals.clamp(min=1)
+        weights = self._weights.of(self.objective.weights(state.progress), totals.device, totals.dtype)
+        return weights / totals.clamp(min=1)
 
     def forward(self, state: State, batch: Batch, counts: Tensor) -> Tensor:
         """The sums of all terms for a batch, (terms,)."""
         with self.autocast():
-            self.objective.forward(batch)
-            state.student_out, state.teacher_out = self.objective.outputs
-            self.dispatch.fire("forward_end", state)
+            self.seen(state, batch)
             return self.objective.sums(batch, counts, state.progress)
+
+    def seen(self, state: State, batch: Batch) -> None:
+        """Both models run on a batch."""
+        self.objective.forward(batch)
+        state.student_out, state.teacher_out = self.objective.outputs
+        self.dispatch.fire("forward_end", state)
+
+    def descend(self, state: State, loss: Tensor) -> None:
+        """Add the gradients of a loss."""
+        self.dispatch.fire("loss_end", state)
+        self.update.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        self.dispatch.fire("backward_end", state)
 
     def backward(self, state: State, batch: Batch, counts: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         """Add the gradients of one batch; returns its share of the step's loss, and the sums, detached."""
@@ -135,11 +153,8 @@ class Step:
         self.dispatch.fire("batch_ready", state)
         sums = self.replica.run(self.forward, state, batch, counts)
         state.loss = torch.dot(sums, shares.to(sums.dtype))
-        self.dispatch.fire("loss_end", state)
         # gradients are averaged over processes, and are to be summed
-        scaled = state.loss if state.ranks.size == 1 else state.loss * state.ranks.size
-        self.update.scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        self.dispatch.fire("backward_end", state)
+        self.descend(state, state.loss if state.ranks.size == 1 else state.loss * state.ranks.size)
         return state.loss.detach(), sums.detach()
 
     def diagnosis(self, parts: Parts, ranks: Ranks) -> str:
@@ -167,6 +182,8 @@ def stepping(loop: Training) -> Step:
 
 def samples_of(batches: Sequence[Batch], ranks: Ranks) -> int:
     """The samples of a step, of all processes together: a batch that is shared out says it, of others all are asked."""
+    if ranks.size == 1:
+        return sum(map(size_of, batches))
     shares: list[Share | None] = [batch.get(SHARE) for batch in batches]
     told = [share.whole for share in shares if share is not None]
     return sum(told) if len(told) == len(batches) else ranks.sum(sum(map(size_of, batches)))

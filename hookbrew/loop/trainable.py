@@ -54,6 +54,9 @@ class Trainable(Protocol):
     def sums(self, batch: Batch, counts: Tensor, progress: float) -> Tensor:
         """Sums over the valid elements of the batch that `forward` saw, (terms,)."""
 
+    def weighed(self, batch: Batch, samples: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of a step that has no batch but the one that `forward` saw, and its sums and counts, (terms,)."""
+
     def weights(self, progress: float) -> list[float]:
         """The weight of each part at this point of the training."""
 

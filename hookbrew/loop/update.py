@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -38,24 +39,23 @@ class Update:
         """
         self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.get_total_norm([grad for p in trained if (grad := p.grad) is not None])
-        state.grad_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # over the ranks of FSDP2
+        state.grad_norm = length([grad for p in trained if (grad := p.grad) is not None])
         if self.clip is not None:
             nn.utils.clip_grads_with_norm_(trained, self.clip, state.grad_norm)
         self.dispatch.fire("grads_ready", state)
-        self.step(state, spoilt(state.grad_norm, loss))
+        self.step(state, state.grad_norm, loss)
         for parameter in trained:
             parameter.grad = None  # as zero_grad does, at several times the cost
         self.dispatch.fire("optimizer_end", state)
 
-    def step(self, state: State, bad: Tensor) -> None:
+    def step(self, state: State, norm: Tensor, loss: Tensor) -> None:
         """The optimizer's step, unless something is not finite."""
         if self.deferred(state):
             # the fused kernel leaves the step out by itself, and the row that is due next tells: no sync here
-            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # read by torch's fused optimizers
+            self.optimizer.found_inf = spoilt(norm, loss).float()  # type: ignore[attr-defined]  # read by torch's fused optimizers
             self.optimizer.step()
             del self.optimizer.found_inf  # type: ignore[attr-defined]  # the user's own steps would obey it too
-        elif not bad:
+        elif sound(norm, loss):
             self.optimizer.step()
         elif not self.skipping:
             raise NonFiniteError(f"step {state.step}: a loss or gradient is not finite")
@@ -64,6 +64,28 @@ class Update:
     def deferred(self, state: State) -> bool:
         """Whether a step that is not finite can be left out without asking the device."""
         return state.device.type == "cuda" and bool(self.optimizer.defaults.get("fused"))
+
+
+def length(gradients: list[Tensor]) -> Tensor:
+    """The norm of all gradients together, a scalar, over the ranks of FSDP2 too: that of the norms of each.
+
+    As torch's get_total_norm, which first asks of each tensor where it is: as slow as all the rest where models are
+    small.
+    """
+    kinds = {(type(gradient), gradient.device, gradient.dtype) for gradient in gradients}
+    if len(kinds) == 1 and type(gradients[0]) is Tensor:
+        norm: Any = torch.linalg.vector_norm(torch.stack([*torch._foreach_norm(gradients)]))
+    else:
+        norm = nn.utils.get_total_norm(gradients)
+    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return whole
+
+
+def sound(norm: Tensor, loss: Tensor) -> bool:
+    """Whether both are finite: asks the device, where that is not the CPU once for both."""
+    if norm.device.type == "cpu":
+        return math.isfinite(norm.item()) and math.isfinite(loss.item())
+    return not spoilt(norm, loss)
 
 
 def updating(train: Train, optimizer: torch.optim.Optimizer, dispatch: Dispatch, device: torch.device) -> Update:

@@ -1,10 +1,25 @@
 """Taps, losses, projections and weights become one scalar and its named parts."""
 
+from hookbrew.objective.glance import glance
 from hookbrew.objective.inputs import TASK, Names, accepted, parted
 from hookbrew.objective.objective import Objective, Teachers
 from hookbrew.objective.projection import Made
 from hookbrew.objective.reach import reach
 from hookbrew.objective.reduce import valid_mean
 from hookbrew.objective.tasks import Tasks
+from hookbrew.objective.vector import Vector
 
-__all__ = ["TASK", "Made", "Names", "Objective", "Tasks", "Teachers", "accepted", "parted", "reach", "valid_mean"]
+__all__ = [
+    "TASK",
+    "Made",
+    "Names",
+    "Objective",
+    "Tasks",
+    "Teachers",
+    "Vector",
+    "accepted",
+    "glance",
+    "parted",
+    "reach",
+    "valid_mean",
+]

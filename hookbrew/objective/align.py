@@ -17,6 +17,7 @@ from torch import Tensor
 from hookbrew import words
 from hookbrew.errors import DataError, ObjectiveError
 from hookbrew.objective.attended import places
+from hookbrew.objective.glance import glance
 from hookbrew.objective.inputs import Names, parted
 from hookbrew.objective.source import Counts, Source
 
@@ -110,6 +111,32 @@ def masked(source: Source, tensor: Tensor, batch: Mapping[str, Any], names: Name
     return sides
 
 
+@attrs.frozen
+class Valid:
+    """What of a batch counts for a term."""
+
+    labels: Tensor | None
+    mask: Tensor | None
+    """Bool, (B, L) or (B,); None where nothing is left out, as far as a glance tells."""
+    shape: torch.Size | None
+    """That of a mask that may leave something out; None without one."""
+
+    def given(self, device: torch.device) -> Tensor | None:
+        """The mask, also where it leaves nothing out."""
+        if self.mask is None and self.shape is not None:
+            return torch.ones(self.shape, dtype=torch.bool, device=device)
+        return self.mask
+
+    def count(self, counts: Counts, samples: int) -> float | Tensor:
+        """As `count`; a number where that is known without asking a device."""
+        if self.mask is not None:
+            return count(self.mask, counts, samples, self.mask.device)
+        if self.shape is None or counts == "samples" or len(self.shape) == 1:
+            return float(samples if self.shape is None else self.shape[0])
+        positions = self.shape[1:].numel()
+        return float(self.shape[0] * (positions**2 if counts == "pairs" else positions))
+
+
 @attrs.define
 class Seen:
     """A batch as losses see it: what several need is made once. For one call only, as callbacks may change batches."""
@@ -117,14 +144,14 @@ class Seen:
     batch: Mapping[str, Any]
     own: Mapping[str, Any] = attrs.field(init=False)
     """The student's part."""
-    _valid: dict[Scope, tuple[Tensor | None, Tensor | None]] = attrs.field(init=False, factory=dict)
+    _valid: dict[Scope, Valid] = attrs.field(init=False, factory=dict)
 
     @own.default
     def _(self) -> Mapping[str, Any]:
         return parted(self.batch, "student")
 
-    def valid(self, source: Source, scope: Scope) -> tuple[Tensor | None, Tensor | None]:
-        """The mask, bool (B, L) or (B,), and the labels for a loss, shifted as its logits; None where there is none.
+    def valid(self, source: Source, scope: Scope) -> Valid:
+        """The mask and the labels for a loss, shifted as its logits.
 
         A label of -100 makes its position invalid; so does a mask of the teacher's own. Of shifted logits a position
         is valid if it and the token that it is of are. Raises DataError when the mask or the labels are missing.
@@ -132,31 +159,38 @@ class Seen:
         found = self._valid.get(scope)
         if found is None:
             labels = None if scope.labels is None else labels_of(source, scope.labels, self.own)
-            mask = joint(source, scope, self.batch)
+            mask, shape = joint(source, scope, self.batch) if scope.sides else (None, None)
             if scope.shifted:
                 mask = None if mask is None else mask[:, :-1] & mask[:, 1:]
+                shape = None if shape is None else torch.Size((shape[0], shape[1] - 1))
                 labels = None if labels is None else labels[:, 1:]
             if labels is not None and scope.marked:
                 there = labelled(labels)
-                mask = there if mask is None else mask & there
-            found = self._valid[scope] = mask, labels
+                mask = there if mask is None else mask if there is None else mask & there
+                shape = labels.shape[:-1] if labels.is_floating_point() else labels.shape
+            found = self._valid[scope] = Valid(labels, mask, shape)
         return found
 
 
-def joint(source: Source, scope: Scope, batch: Mapping[str, Any]) -> Tensor | None:
-    """Where all the masks that a term obeys are 1; raises DataError for one that is missing, or of another shape."""
-    mask: Tensor | None = None
+def joint(source: Source, scope: Scope, batch: Mapping[str, Any]) -> tuple[Tensor | None, torch.Size | None]:
+    """Where all the masks that a term obeys are 1, and their shape; None for one that leaves nothing out.
+
+    Raises DataError for a mask that is missing, or of another shape than the first.
+    """
+    mask, shape = None, None
     for side in scope.sides:
         one = parted(batch, *side).get(str(scope.mask))
         if one is None:
             raise DataError(f"loss {source.name!r} obeys {scope.mask!r}, which the first batch had and this one lacks")
-        if mask is not None and one.shape != mask.shape:
+        if shape is not None and one.shape != shape:
             raise DataError(
                 f"loss {source.name!r} obeys the masks {scope.mask!r} of the student and of its teachers, and in this "
-                f"batch they are {tuple(mask.shape)} and {tuple(one.shape)}"
+                f"batch they are {tuple(shape)} and {tuple(one.shape)}"
             )
-        mask = one.bool() if mask is None else mask & one.bool()
-    return mask
+        shape = one.shape
+        if (numbers := glance(one)) is None or 0 in numbers:
+            mask = one.bool() if mask is None else mask & one.bool()
+    return mask, shape
 
 
 def require_labels(labels: Tensor, logits: Tensor, names: Names, *, shifted: bool, marked: bool) -> None:
@@ -180,9 +214,15 @@ def marks(labels: Tensor, there: torch.Size, *, soft: bool) -> bool:
     return labels.shape == there
 
 
-def labelled(labels: Tensor) -> Tensor:
-    """Where there is a label, bool: not -100; of soft ones (..., C), which an augmentation makes of integers, not 0."""
-    return (labels > 0).any(dim=-1) if labels.is_floating_point() else labels != IGNORED
+def labelled(labels: Tensor) -> Tensor | None:
+    """Where there is a label, bool: not -100; of soft ones (..., C), which an augmentation makes of integers, not 0.
+
+    None where a glance tells that there is one everywhere.
+    """
+    if labels.is_floating_point():
+        return (labels > 0).any(dim=-1)
+    numbers = glance(labels)
+    return None if numbers is not None and IGNORED not in numbers else labels != IGNORED
 
 
 def logits_of(tensor: Tensor, names: Names, batch: Mapping[str, Any], *, shifted: bool) -> Tensor:

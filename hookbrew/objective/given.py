@@ -15,7 +15,7 @@ from hookbrew.objective.align import IGNORED, Seen, labels_key, logits_of
 from hookbrew.objective.inputs import Names
 from hookbrew.objective.merge import merged
 from hookbrew.objective.source import Source
-from hookbrew.objective.term import Term
+from hookbrew.objective.term import Term, listed
 
 
 @attrs.frozen
@@ -27,24 +27,26 @@ class Given:
     merge: Merge
 
     def roles(self, term: Term, student: Any, teachers: Sequence[Any], progress: float) -> dict[str, Any]:
-        """The roles of a loss by name: tensors of one position each; None where there is nothing for one."""
+        """What a loss asks for, by role: tensors of one position each; None where there is nothing for one."""
         source, scope, own = term.source, term.scope, self.seen.own
-        mask, labels = self.seen.valid(source, scope)
-        if source.takes == "logits":
+        wanted = source.roles
+        valid = self.seen.valid(source, scope)
+        if source.takes == "logits" and (scope.shifted or self.names.classes is not None):
             student = logits_of(student, self.names, own, shifted=scope.shifted)
             teachers = [logits_of(teacher, self.names, own, shifted=scope.shifted) for teacher in teachers]
-        return {
-            "student": student,
-            "teacher": self.one(term, teachers, labels, progress) if source.compares else None,
-            "mask": mask,
-            "labels": labels,
-            "index": self.index(source) if "index" in source.roles else None,
-        }
+        found = {"student": student}
+        if "teacher" in wanted:
+            found["teacher"] = teachers[0] if len(teachers) == 1 else self.one(term, teachers, valid.labels, progress)
+        if "mask" in wanted:
+            found["mask"] = valid.given(listed(student)[0].device) if source.strict else valid.mask
+        if "labels" in wanted:
+            found["labels"] = valid.labels
+        if "index" in wanted:
+            found["index"] = self.index(source)
+        return found
 
     def one(self, term: Term, teachers: Sequence[Any], labels: Tensor | None, progress: float) -> Any:
-        """The teachers as one."""
-        if len(teachers) == 1:
-            return teachers[0]
+        """Several teachers as one."""
         source = term.source
         weights = [self.merge.weights.get(name, 1.0) for name in source.teachers]
         temperature = getattr(source.at(progress), "temperature", 1.0)

@@ -70,6 +70,8 @@ class Inputs:
     """What each model gets, by its name."""
     _spare: dict[str, Set[str]] = attrs.field(factory=dict)
     """Parameters of the models that the first batch had nothing for."""
+    _last: dict[str, tuple[Set[str], dict[str, str]]] = attrs.field(factory=dict)
+    """The keys of the last batch that was asked for, and under which of them each input was: most have the same."""
 
     def settle(self, models: Mapping[str, nn.Module], batch: Mapping[str, Any]) -> None:
         """Look at the first batch; raises DataError when a model cannot be called with it."""
@@ -78,11 +80,19 @@ class Inputs:
             part = sided(name, batch)
             require_mask(name, model, batch, self.mask)
             self.keys[name] = accepted(model, part, self.kept)
+            self._last.pop(name, None)
             self._spare[name] = keyword_parameters(model).keys() - {*part, *self.kept}
 
     def of(self, model: str, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The part of a batch that goes into a model; raises DataError when it has other keys than the first one."""
-        part = sided(model, batch)
+        keys, places = self._last.get(model, (None, {}))
+        if keys != batch.keys():
+            keys, places = self._last[model] = frozenset(batch), self._places(model, batch)
+        return {key: batch[place] for key, place in places.items()}
+
+    def _places(self, model: str, batch: Mapping[str, Any]) -> dict[str, str]:
+        """For each input of a model, the key of the batch that it is under; raises DataError as `of` does."""
+        part = sided(model, dict(zip(batch, batch, strict=True)))
         who = called(model)
         for key in self.keys[model]:
             if key not in part:

@@ -22,6 +22,23 @@ SAME = ("logits", "hidden")
 """Kinds of tensors that a loss compares element by element: their shapes must be equal."""
 
 
+def built(
+    sources: Sequence[Source], read: Callable[[str, str], Any], batch: Mapping[str, Any], names: Names
+) -> tuple[Term, ...]:
+    """The terms of all sources; raises ConfigError with all that is wrong.
+
+    read: gives what a source reads of a model, by the model's name and the source's path.
+    """
+    terms, problems = list[Term](), list[Problem]()
+    for source in sources:
+        with collected(problems, source.path):
+            teachers = {name: read(name, source.path) for name in source.teachers}
+            terms += termed(source, read("student", source.path), teachers, batch, names)
+    if problems:
+        raise ConfigError(problems)
+    return tuple(terms)
+
+
 def termed(
     source: Source, student: Any, teachers: Mapping[str, Any], batch: Mapping[str, Any], names: Names
 ) -> Iterator[Term]:

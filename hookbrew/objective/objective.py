@@ -8,7 +8,7 @@ of one batch k times the size, however unevenly their padding lies.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from hookbrew.config import Loss, Merge
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.modes import evaluating, kept
-from hookbrew.objective.align import Seen, count
+from hookbrew.objective.align import Seen
 from hookbrew.objective.given import Given, aligned
 from hookbrew.objective.inputs import Inputs, Names, parted
-from hookbrew.objective.measure import require_reach, termed
+from hookbrew.objective.measure import built, require_reach
 from hookbrew.objective.ranks import join
-from hookbrew.objective.source import collected, sourced
+from hookbrew.objective.source import sourced
 from hookbrew.objective.teachers import called, joined, labelled, require_order, require_use
-from hookbrew.objective.term import Term, learned
+from hookbrew.objective.term import NOTHING, Term, counted, learned
 from hookbrew.objective.tokens import require_doubled
+from hookbrew.objective.vector import Vector, weighted
 from hookbrew.objective.view import View
 from hookbrew.taps import resharded, synced, tether
 
@@ -69,6 +70,7 @@ class Objective:
         self._inputs = Inputs(kept, self.names.mask)
         self._shared = not {m for t in self.teachers.values() for m in t.modules()}.isdisjoint(student.modules())
         self._synced, self.leaves = synced(student), set[int]()  # leaves: ids of what a batch's loss reaches
+        self._vector = Vector()
         self._view = View(self.models, self.sources, self.names.logits, at)
 
     @property
@@ -107,7 +109,8 @@ class Objective:
             self._view.settle(partial(self._inputs.of, batch=batch))
             self._view.stop(allowed=stop)
             self.forward(batch)
-        terms = self.terms or self._build(batch)
+        terms = self.terms or built(self.sources, self._view.read, batch, self.names)
+        self.extras.update(learned(terms))
         with kept(self.extras):
             self.extras.eval()  # a loss that remembers samples learns nothing from a look
             given = Given(Seen(batch), self.names, self._merge)
@@ -119,7 +122,7 @@ class Objective:
     def forward(self, batch: Mapping[str, Any]) -> None:
         """Run all models on a batch, the teachers without gradient, and keep what the taps see."""
         outputs = {}
-        with torch.no_grad(), kept(self.teacher) if self._shared else nullcontext():
+        with torch.no_grad(), kept(self.teacher) if self._shared else NOTHING:
             if self._shared and self.teacher is not None:  # what the student trains is in training mode, for them too
                 self.teacher.eval()
             for name in self.teachers:
@@ -129,9 +132,17 @@ class Objective:
 
     def counts(self, batch: Mapping[str, Any], samples: int, device: torch.device) -> Tensor:
         """What is valid in a batch for each term, (terms,): positions, pairs or samples; known before any forward."""
-        seen, scopes = Seen(batch), {term.scope: term.source for term in self.terms}  # each is counted once
-        found = {s: count(seen.valid(source, s)[0], s.counts, samples, device) for s, source in scopes.items()}
-        return torch.stack([found[term.scope] for term in self.terms])
+        return self._vector.of(counted(self.terms, Seen(batch), samples), device)
+
+    def weighed(self, batch: Mapping[str, Any], samples: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
+        """For a batch that is a whole step: the weighted sum of the means, a scalar; sums and counts, (terms,) each."""
+        given = Given(Seen(batch), self.names, self._merge)
+        values = [self._evaluated(term, given, progress)[1] for term in self.terms]
+        counts = self._vector.of(counted(self.terms, given.seen, samples), values[0].device)
+        loss = weighted(values, self.weights(progress))
+        with torch.no_grad():
+            sums = torch.stack(values) * counts
+        return tether(loss, self.outputs[0]) if self._synced else loss, sums, counts
 
     def sums(self, batch: Mapping[str, Any], counts: Tensor, progress: float = 0.0) -> Tensor:
         """The sum over valid positions of each term for the batch that `forward` saw, (terms,)."""
@@ -186,15 +197,3 @@ class Objective:
         student = term.pick(self._view.read("student", term.source.path))
         teachers = [term.pick(self._view.read(name, term.source.path)) for name in term.source.teachers]
         return student, term.mean(given.roles(term, student, teachers, progress), term.source.function_at(progress))
-
-    def _build(self, batch: Mapping[str, Any]) -> tuple[Term, ...]:
-        terms, problems = list[Term](), list[Problem]()
-        for source in self.sources:
-            with collected(problems, source.path):
-                student = self._view.read("student", source.path)
-                teachers = {name: self._view.read(name, source.path) for name in source.teachers}
-                terms += termed(source, student, teachers, batch, self.names)
-        if problems:
-            raise ConfigError(problems)
-        self.extras.update(learned(terms))
-        return tuple(terms)

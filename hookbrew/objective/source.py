@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
 import attrs
@@ -39,6 +40,8 @@ class Source:
     function: Callable[..., Tensor]
     roles: frozenset[str]
     """Which of ROLES the function takes."""
+    strict: bool
+    """Whether its mask may not be left out where it leaves nothing out: its parameter has no default."""
     takes: str
     """The kind of tensor it compares: `logits`, `hidden`, `flow` (two layers of each side), a kind of attention
     (ATTENDED), or a word of its own, which asks for no equal shapes."""
@@ -54,15 +57,10 @@ class Source:
     varying: Mapping[str, Scheduled]
     """The options that a schedule moves."""
 
-    @property
+    @cached_property
     def teachers(self) -> tuple[str, ...]:
         """The names of the teachers that it compares with."""
         return tuple(name for name in self.selectors if name != "student")
-
-    @property
-    def compares(self) -> bool:
-        """Whether it needs a teacher."""
-        return "teacher" in self.roles
 
     def values(self, progress: float) -> dict[str, float]:
         """The options that a schedule moves, at this point of the training."""
@@ -110,6 +108,7 @@ def build(table: Loss, name: str, path: str, teachers: Collection[str], names: N
         table=table,
         function=function,
         roles=roles,
+        strict=strict(function),
         takes=takes,
         marks=getattr(table.options, "marks", True),
         soft=getattr(table.options, "soft", False),
@@ -183,9 +182,8 @@ def unique(losses: Sequence[Loss]) -> Iterator[str]:
 
 def roles_of(function: Callable[..., Any], kind: str) -> frozenset[str]:
     """The roles a loss takes, from its signature; a parameter with a default may have any other name."""
-    call = function.forward if isinstance(function, nn.Module) else function
     roles = set()
-    for name, parameter in inspect.signature(call).parameters.items():
+    for name, parameter in parameters(function).items():
         if name in ROLES:
             roles.add(name)
         elif parameter.default is parameter.empty and parameter.kind not in (
@@ -198,6 +196,18 @@ def roles_of(function: Callable[..., Any], kind: str) -> frozenset[str]:
     if "student" not in roles:
         raise ObjectiveError(f"the function of loss {kind!r} takes no 'student'; {words.hint('', ROLES)}")
     return frozenset(roles)
+
+
+def parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """What a loss takes, by name."""
+    call = function.forward if isinstance(function, nn.Module) else function
+    return inspect.signature(call).parameters
+
+
+def strict(function: Callable[..., Any]) -> bool:
+    """Whether a loss wants a mask wherever there is one, for want of a default."""
+    mask = parameters(function).get("mask")
+    return mask is not None and mask.default is mask.empty
 
 
 @contextmanager

@@ -91,6 +91,15 @@ class Tasks:
             sums.append(part.sums(batch, own, progress) if part is mine else torch.zeros_like(own))
         return torch.cat(sums)
 
+    def weighed(self, batch: Mapping[str, Any], samples: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Objective.weighed`; sums and counts have zeros for the terms of other tasks."""
+        mine = self.of(batch)
+        loss, *own = mine.weighed(batch, samples, progress)
+        sums, counts = (
+            torch.cat([x if p is mine else x.new_zeros(len(p.terms)) for p in self.parts.values()]) for x in own
+        )
+        return loss, sums, counts
+
     def means(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """The mean of each term of the batch's task by name."""
         return {f"{batch[TASK]}/{name}": mean for name, mean in self.of(batch).means(batch, progress).items()}

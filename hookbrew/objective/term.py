@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Final
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from hookbrew.objective.align import Scope
+from hookbrew.objective.align import Scope, Seen
 from hookbrew.objective.source import Source
+
+NOTHING: Final = nullcontext()
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -31,7 +33,7 @@ class Term:
         return captured if self.pair is None else captured[self.pair]
 
     def mean(self, given: Mapping[str, Any], function: Callable[..., Tensor]) -> Tensor:
-        """The mean of the loss over the valid positions, a scalar; given: its roles by name, the student as tapped.
+        """The mean of the loss over the valid positions, a scalar; given: what it asks for, the student as tapped.
 
         An exception of the loss gets a note that says which one it is and what it was given.
         """
@@ -39,10 +41,13 @@ class Term:
         if self.projection is not None:
             made = [self.projection(tensor) for tensor in listed(student)]
             student = made if isinstance(student, list) else made[0]
-        given = {**given, "student": student}
+            given = {**given, "student": student}
+        device = (student[0] if isinstance(student, list) else student).device.type
         try:
-            with exactly(listed(student)[0].device.type):
-                return function(**{role: given[role] for role in self.source.roles})
+            if not torch.is_autocast_enabled(device):
+                return function(**given)
+            with torch.autocast(device, enabled=False):  # a loss chooses its own precision
+                return function(**given)
         except Exception as error:
             shapes = ", ".join(
                 f"{k} {tuple(listed(v)[0].shape)}" for k, v in given.items() if isinstance(v, Tensor | list)
@@ -51,9 +56,11 @@ class Term:
             raise
 
 
-def exactly(device: str) -> AbstractContextManager[object]:
-    """No autocast inside: a loss chooses its own precision. Costs nothing where there is none."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+def counted(terms: Sequence[Term], seen: Seen, samples: int) -> list[float | Tensor]:
+    """What is valid in a batch for each term; numbers where no device has to be asked. Each scope is counted once."""
+    scopes = {term.scope: term.source for term in terms}
+    found = {scope: seen.valid(source, scope).count(scope.counts, samples) for scope, source in scopes.items()}
+    return [found[term.scope] for term in terms]
 
 
 def learned(terms: Iterable[Term]) -> dict[str, nn.Module]:

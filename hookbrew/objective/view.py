@@ -37,8 +37,9 @@ class View:
                 self._places[model, source.path] = f"{at}data.logits" if default else f"{source.path}.{side}{inside}"
         problems = list[Problem]()
         self.taps = {name: self._tapped(name, model, problems) for name, model in models.items()}
-        self._read: dict[tuple[str, Selector], Any] = {}
+        self._read: dict[str, dict[Selector, Any]] = {name: {} for name in models}
         """What was read of the last batch, by model and selector."""
+        self._named = {place: named(place[1], selector) for place, selector in self._selectors.items()}
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
 
@@ -63,25 +64,24 @@ class View:
 
     def forget(self) -> None:
         """Let go of the last batch: its tensors are as large as a step's."""
-        self._read.clear()
+        for read in self._read.values():
+            read.clear()
         for taps in self.taps.values():
             taps.clear()
 
     def run(self, model: str, inputs: Mapping[str, Any]) -> Any:
         """A forward that is recorded; what is read from now on is of this one. None if it was stopped."""
-        self._read = {key: value for key, value in self._read.items() if key[0] != model}
+        self._read[model].clear()
         return self.taps[model].run(**inputs)
 
     def read(self, model: str, path: str) -> Any:
         """A tensor, or a list of them where the selector gives one or is a list; terms with one selector share it."""
-        selector = self._selectors[model, path]
-        key = model, selector if isinstance(selector, str) else tuple(selector)
-        if key not in self._read:
-            given = [self.taps[model][tap] for tap, _ in named(path, selector)]
-            self._read[key] = (
-                given[0] if isinstance(selector, str) else [tensor for part in given for tensor in many(part)]
-            )
-        return self._read[key]
+        selector, read = self._selectors[model, path], self._read[model]
+        key = selector if isinstance(selector, str) else tuple(selector)
+        if key not in read:
+            given = [self.taps[model][tap] for tap, _ in self._named[model, path]]
+            read[key] = given[0] if isinstance(selector, str) else [tensor for part in given for tensor in many(part)]
+        return read[key]
 
     def logits(self) -> Any:
         """Those of the student, a tensor or a list."""

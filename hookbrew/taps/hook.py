@@ -102,7 +102,7 @@ class Store:
 
     def begin(self) -> None:
         """Forget the last forward and record the next."""
-        self.forget()
+        self.memo.clear()
         self.calls, self.active = {}, True
         self.graded = torch.is_grad_enabled()
         self.left = sum(self.need.values()) if self.need else 0
@@ -128,14 +128,14 @@ class Store:
         """Keep what the point's port and picks lead to; a mistake waits for the reader, as models may catch it."""
         found: Tensor | str
         if isinstance(value, Tensor) and not point.picks:  # nearly always, and between two layers code is cold
-            found = value
+            found = value.clone() if self.clone else value
         else:
             try:
                 found = pick(value, point.picks, PORTS[point.port].noun)
             except SelectorError as error:
                 found = str(error)
-        if self.clone and isinstance(found, Tensor):
-            found = found.clone()
+            if self.clone and isinstance(found, Tensor):
+                found = found.clone()
         self.put(point, found, versions((found,)))
 
     def put(self, point: Point, value: Tensor | Record | str, written: tuple[int, ...]) -> None:

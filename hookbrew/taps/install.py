@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
@@ -46,25 +46,17 @@ class Installed:
     """
 
     def __init__(self, modules: dict[Point, nn.Module], store: Store) -> None:
-        self.own: list[Placed] = []
+        own: list[Placed] = []
         with ExitStack() as stack:
             for hook in placed(modules, store):
                 if hook.path == "":
-                    self.own.append(hook)
+                    own.append(hook)
                 elif hook.before:
                     stack.callback(hook.module.register_forward_pre_hook(hook.call, with_kwargs=True).remove)
                 else:
                     stack.callback(hook.module.register_forward_hook(hook.call, with_kwargs=True).remove)
             self.close = stack.pop_all().close
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Call the model's own hooks that run before it."""
-        for hook in self.own:
-            if hook.before:
-                hook.call(hook.module, args, kwargs)
-
-    def after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Call the model's own hooks that run after it."""
-        for hook in self.own:
-            if not hook.before:
-                hook.call(hook.module, args, kwargs, output)
+        self.before = [hook for hook in own if hook.before]
+        """The model's own hooks that run before it, given (module, args, kwargs)."""
+        self.after = [hook for hook in own if not hook.before]
+        """Those that run after it, given the output too."""

@@ -49,13 +49,14 @@ def uncalled(point: Point, model: nn.Module) -> str:
 def value(name: str, point: Point, number: int, store: Store, model: nn.Module) -> Tensor:
     """One tensor of the last forward of the model; attention is computed when it is read first."""
     assert store.calls is not None
-    seen, key = store.calls[point][number], (point, number, torch.is_grad_enabled())
-    if key in store.memo:
+    seen = store.calls[point][number]
+    if store.memo and (key := (point, number, torch.is_grad_enabled())) in store.memo:
         return store.memo[key]
     # Asked last: a model with adapters may have thousands of parameters before the first that is trained.
     lost = store.graded and not seen.graded and any(parameter.requires_grad for parameter in model.parameters())
     found = checked(name, point, seen, lost=lost)
-    store.computed(point, number, found)
+    if found is not seen.value:
+        store.computed(point, number, found)
     return found
 
 
@@ -64,6 +65,8 @@ def checked(name: str, point: Point, seen: Seen, *, lost: bool) -> Tensor:
 
     lost: whether it should have a gradient, and the model computed it without.
     """
+    if isinstance(seen.value, Tensor) and not lost and sound(seen.value, seen.versions):  # nearly always
+        return densified(seen.value) if seen.value.is_nested else seen.value
     if isinstance(seen.value, str):
         raise SelectorError(f"{point}: {seen.value}")
     tensors: tuple[Any, ...] = (seen.value,) if isinstance(seen.value, Tensor) else seen.value.tensors()
@@ -79,12 +82,16 @@ def checked(name: str, point: Point, seen: Seen, *, lost: bool) -> Tensor:
             f"{point}: the model computed the tensor of tap {name!r} without a gradient, in a checkpoint or under"
             " no_grad; use_reentrant=False keeps it in checkpoints, and under torch.no_grad() run() asks for none"
         )
-    if isinstance(seen.value, Tensor):
-        return densified(seen.value)
+    assert not isinstance(seen.value, Tensor)
     try:
         return seen.value.read(point.port)
     except SelectorError as error:
         raise SelectorError(f"{point}: {error}") from None
+
+
+def sound(tensor: Tensor, written: tuple[int, ...]) -> bool:
+    """Whether nothing has happened to a tensor since it was seen."""
+    return (not written or written[0] in (-1, tensor._version)) and not escaped(tensor)
 
 
 def escaped(tensor: Tensor) -> bool:

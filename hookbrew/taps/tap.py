@@ -49,7 +49,7 @@ class Taps:
     ) -> None:
         self._model, self._inner = model, unwrap(model)
         self._modules: dict[Point, nn.Module] = {}
-        self._taps: dict[str, tuple[Selector, list[Read]]] = {}
+        self._taps: dict[str, tuple[bool, list[Read]]] = {}
         self._pending: dict[str, Selector] = {}
         self._store = Store(clone=clone)
         self._hooks: Installed | None = None
@@ -110,7 +110,7 @@ class Taps:
     def _add(self, name: str, selector: Selector, reads: list[Read]) -> None:
         for read in reads:
             self._modules[read.point] = submodule(self._inner, read.point.path)
-        self._taps[name] = selector, reads
+        self._taps[name] = selector.many, reads
 
     def __enter__(self) -> Self:
         if self._hooks is not None:
@@ -137,14 +137,16 @@ class Taps:
             layout = self.survey(*args, **kwargs)
             for name in self.pending:
                 self.settle(name, layout)
-        if self.stop and self._store.need is None and (why := self.whole):
+        if self._stop and self._store.need is None and (why := self.whole):
             raise SelectorError(why)
         assert self._hooks is not None
         self._store.begin()
         try:
-            self._hooks.before(args, kwargs)
+            for hook in self._hooks.before:
+                hook.call(hook.module, args, kwargs)
             output = self._model(*args, **kwargs)
-            self._hooks.after(args, kwargs, output)
+            for hook in self._hooks.after:
+                hook.call(hook.module, args, kwargs, output)
         except StopForward:
             return None
         except BaseException:
@@ -152,7 +154,7 @@ class Taps:
             raise
         finally:
             self._store.end()
-        if self.stop and self._store.need is None:
+        if self._stop and self._store.need is None:
             self._store.learn(self._modules)
         return output
 
@@ -161,7 +163,7 @@ class Taps:
         if self._hooks is None:
             raise SelectorError("these taps are not installed: call run() inside `with tap(...) as taps:`")
         self._store.ready()
-        if self.stop and torch.is_grad_enabled() and synced(self._model):
+        if self._stop and torch.is_grad_enabled() and synced(self._model):
             raise SelectorError(
                 "a model whose gradients are synchronised cannot stop early: ranks would wait for each other, or drift"
                 " apart; run it under torch.no_grad(), or without stop=True"
@@ -184,13 +186,13 @@ class Taps:
         calls = self._store.calls
         if calls is None or self._store.active:
             raise SelectorError(f"tap {name!r} has nothing to read: no forward has gone through run()")
-        selector, reads = self._taps[name]
+        many, reads = self._taps[name]
         found = [
             value(name, read.point, number, self._store, self._inner)
             for read in reads
             for number in numbers(read.point, self._model, len(calls.get(read.point, ())), read.call)
         ]
-        return found if selector.many else found[0]
+        return found if many else found[0]
 
 
 def tap(model: nn.Module, /, **selectors: str) -> Taps:

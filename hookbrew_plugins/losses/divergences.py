@@ -17,7 +17,7 @@ from attrs import validators
 from torch import Tensor
 
 from hookbrew.plugin import fraction, options, positive
-from hookbrew_plugins.losses.soften import Temperature, divergence, softened, squared, summed
+from hookbrew_plugins.losses.soften import Temperature, divergence, expected, softened, squared, summed
 from hookbrew_plugins.losses.teaching import Taught
 
 
@@ -157,7 +157,7 @@ def kl(
     Raises ObjectiveError when the shapes do not fit.
     """
     log_q, log_p = softened(student, teacher, mask, temperature, standardize)
-    return summed(divergence(log_p, log_q), mask, squared(temperature, t_squared))
+    return expected(log_p.exp(), log_p - log_q, mask, squared(temperature, t_squared))
 
 
 def rkl(
@@ -175,7 +175,7 @@ def rkl(
     Gu et al. 2024, MiniLLM, for each position by itself.
     """
     log_q, log_p = softened(student, teacher, mask, temperature, standardize)
-    return summed(divergence(log_q, log_p), mask, squared(temperature, t_squared))
+    return expected(log_q.exp(), log_q - log_p, mask, squared(temperature, t_squared))
 
 
 def jsd(

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from hookbrew.errors import ObjectiveError
-from hookbrew.objective import valid_mean
+from hookbrew.objective import glance, valid_mean
 from hookbrew.plugin import fraction, options
 from hookbrew_plugins.losses.shapes import blanked, require_mask, require_rows, widened
 
@@ -53,6 +54,11 @@ def ce(student: Tensor, labels: Tensor, mask: Tensor | None = None, *, label_smo
     if labels.is_floating_point():
         return soft_ce(student, labels, mask, label_smoothing=label_smoothing)
     require_labels(student, labels)
+    if mask is None and not label_smoothing and (numbers := glance(labels)) is not None and IGNORED not in numbers:
+        rows = widened(student)
+        if labels.dim() > 1:
+            rows, labels = rows.flatten(0, -2), labels.flatten()
+        return functional.cross_entropy(rows, labels.long())
     require_mask(student, mask)
     labels = labels.long() if mask is None else torch.where(mask, labels.long(), IGNORED)
     absent = labels == IGNORED

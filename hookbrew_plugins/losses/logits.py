@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hookbrew.objective import valid_mean
 from hookbrew.plugin import options, positive
-from hookbrew_plugins.losses.soften import Temperature, squared, summed, tempered
+from hookbrew_plugins.losses.soften import Temperature, expected, squared, tempered
 from hookbrew_plugins.losses.teaching import Taught
 
 
@@ -74,9 +74,8 @@ def kd_ce(
     Raises ObjectiveError when the shapes do not fit.
     """
     student, teacher = tempered(student, teacher, mask, temperature, standardize)
-    soft, log_q = torch.softmax(teacher, dim=-1), torch.log_softmax(student, dim=-1)
-    parts = soft * log_q.masked_fill(soft.logical_not(), 0.0)  # 0 * -inf would be nan
-    return summed(parts, mask, -squared(temperature, t_squared))
+    soft, log_q = teacher.softmax(-1), student.log_softmax(-1)
+    return expected(soft, log_q, mask, -squared(temperature, t_squared))
 
 
 def kd_mse(

@@ -22,10 +22,13 @@ def paired(student: Tensor, teacher: Tensor, mask: Tensor | None, last: str) -> 
 
     Raises ObjectiveError when the shapes differ, or the mask is not bool of the shape without D.
     """
-    require_same(student, teacher, last)
+    if student.dim() < 2 or student.shape != teacher.shape:
+        require_same(student, teacher, last)
+    student, teacher = widened(student), widened(teacher.detach() if teacher.requires_grad else teacher)
+    if mask is None:
+        return student, teacher
     require_mask(student, mask)
-    teacher = teacher.detach() if teacher.requires_grad else teacher
-    return blanked(widened(student), mask), blanked(widened(teacher), mask)
+    return blanked(student, mask), blanked(teacher, mask)
 
 
 def widened(tensor: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ probability 0, in its gradient too.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from hookbrew.errors import ObjectiveError
-from hookbrew.objective import valid_mean
+from hookbrew.objective import glance, valid_mean
 from hookbrew_plugins.losses.shapes import paired
 
 FLAT = 1e-7
@@ -95,8 +97,22 @@ def squared(temperature: Temperature, t_squared: bool) -> Temperature:
 def summed(parts: Tensor, mask: Tensor | None, scale: Temperature) -> Tensor:
     """scale sum_c parts, mean over the valid rows: (..., C) to a scalar. scale: a number, or one for each row."""
     if mask is None and not isinstance(scale, Tensor):  # one sum instead of two
-        return parts.sum() * (scale / max(1, parts.shape[:-1].numel()))
+        return parts.sum() * (scale * parts.shape[-1] / max(1, parts.numel()))
     return valid_mean(parts.sum(dim=-1) * scale, mask)
+
+
+def expected(p: Tensor, values: Tensor, mask: Tensor | None, scale: Temperature) -> Tensor:
+    """scale sum_c p_c values_c, mean over the valid rows: (..., C) both, to a scalar; a class with p = 0 adds nothing.
+
+    Only a class with p = 0 and a value that is not finite needs care, and it makes nan of the sum: where the host can
+    see that there is none, it takes none.
+    """
+    if p.is_cpu:
+        plain = summed(p * values, mask, scale)
+        number = glance(plain)
+        if number is not None and not math.isnan(number):
+            return plain
+    return summed(p * values.masked_fill(p.logical_not(), 0.0), mask, scale)
 
 
 def require_temperature(student: Tensor, temperature: Tensor) -> None:
