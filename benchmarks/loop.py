@@ -2,8 +2,8 @@
 
     python benchmarks/loop.py [--rounds 15] [--shapes tiny,real] [--json FILE]
 
-A teacher and a student, the losses kd_ce and ce, fused AdamW, the norm of the gradients, a row of means every few
-steps. Before anything is timed, both loops must have computed the same losses and the same weights, and the operations
+A teacher and a student, the losses kd_ce and ce, fused AdamW, the norm of the gradients, no update by what is not
+finite, a row of means of each loss every few steps. Before anything is timed, both loops must have computed the same losses and the same weights, and the operations
 of torch that each makes are counted.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -134,13 +135,16 @@ def logits(output: Any) -> Tensor:
 
 def by_hand(
     teacher: nn.Module, student: nn.Module, optimizer: torch.optim.Optimizer, loader: Clocked, every: int = EVERY
-) -> list[float]:
-    """Distil over the batches of a loader; the mean loss of every few steps, the first and the last as `fit` has."""
+) -> list[list[float]]:
+    """Distil over the batches of a loader; the mean losses of every few steps, the first and the last as `fit` has.
+
+    Raises ArithmeticError before an update that is not finite.
+    """
     student.train()
     teacher.eval()
     device = next(student.parameters()).device
     parameters, rows = list(student.parameters()), []
-    total, count = torch.zeros((), device=device), 0
+    total, count = torch.zeros(3, device=device), 0
     for step, batch in enumerate(loader, 1):
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
@@ -149,29 +153,34 @@ def by_hand(
         own = logits(student(**inputs))
         log_q = functional.log_softmax(own / TEMPERATURE, dim=-1)
         soft = functional.softmax(theirs / TEMPERATURE, dim=-1)
-        loss = -(soft * log_q).sum(-1).mean() * TEMPERATURE**2 + functional.cross_entropy(own, batch["labels"])
+        kd = -(soft * log_q).sum(-1).mean() * TEMPERATURE**2
+        ce = functional.cross_entropy(own, batch["labels"])
+        loss = kd + ce
         loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            raise ArithmeticError(f"step {step} is not finite")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        total += loss.detach()
+        with torch.no_grad():
+            total += torch.stack([loss, kd, ce])
         count += 1
         if step in (1, len(loader)) or step % every == 0:
-            value, _ = torch.stack([total / count, norm]).tolist()
-            rows.append(value)
-            total, count = torch.zeros((), device=device), 0
+            *losses, _ = torch.cat([total / count, norm[None]]).tolist()
+            rows.append(losses)
+            total, count = torch.zeros(3, device=device), 0
     return rows
 
 
 class Rows:
-    """Keeps the loss of every row."""
+    """Keeps the losses of every row."""
 
     def __init__(self) -> None:
-        self.losses: list[float] = []
+        self.losses: list[list[float]] = []
 
     def log(self, state: hb.State) -> None:
         """One more."""
-        self.losses.append(state.record["loss"])
+        self.losses.append([state.record[name] for name in ("loss", "loss/kd_ce", "loss/ce")])
 
 
 class Bench:

@@ -37,7 +37,7 @@ def test_operations(report):
     """Counted, so the same wherever it runs: a loss or a loop that makes more of them is slower at tiny sizes."""
     lines = report[0]["shapes"]["tiny"]
     hand, fit = (lines[name]["operations"] for name in ("by hand", "fit"))
-    assert hand < fit <= hand + 25
+    assert fit <= hand + 5
 
 
 def test_what_is_printed(report):
