@@ -144,7 +144,8 @@ class Step:
     def descend(self, state: State, loss: Tensor) -> None:
         """Add the gradients of a loss."""
         self.dispatch.fire("loss_end", state)
-        self.update.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        scaled = self.update.scaler.scale(loss) if self.update.scaling else loss
+        scaled.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.dispatch.fire("backward_end", state)
 
     def backward(self, state: State, batch: Batch, counts: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:

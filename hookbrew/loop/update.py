@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, Literal
 
 import attrs
@@ -27,17 +28,23 @@ class Update:
     clip: float | None = None
     nonfinite: Literal["stop", "skip"] = "stop"
 
+    @cached_property
+    def scaling(self) -> bool:
+        """Whether losses are scaled."""
+        return self.scaler.is_enabled()
+
     @property
     def skipping(self) -> bool:
         """Whether an update that is not finite is left out and the training goes on; of fp16 it always does."""
-        return self.nonfinite == "skip" or self.scaler.is_enabled()
+        return self.nonfinite == "skip" or self.scaling
 
     def __call__(self, state: State, loss: Tensor) -> None:
         """Move the weights by the gradients, which are gone afterwards.
 
         Raises NonFiniteError before an update that would spoil the weights, unless those are left out.
         """
-        self.scaler.unscale_(self.optimizer)
+        if self.scaling:
+            self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         state.grad_norm = length([grad for p in trained if (grad := p.grad) is not None])
         if self.clip is not None:
@@ -59,7 +66,8 @@ class Update:
             self.optimizer.step()
         elif not self.skipping:
             raise NonFiniteError(f"step {state.step}: a loss or gradient is not finite")
-        self.scaler.update()
+        if self.scaling:
+            self.scaler.update()
 
     def deferred(self, state: State) -> bool:
         """Whether a step that is not finite can be left out without asking the device."""

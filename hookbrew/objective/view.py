@@ -39,7 +39,10 @@ class View:
         self.taps = {name: self._tapped(name, model, problems) for name, model in models.items()}
         self._read: dict[str, dict[Selector, Any]] = {name: {} for name in models}
         """What was read of the last batch, by model and selector."""
-        self._named = {place: named(place[1], selector) for place, selector in self._selectors.items()}
+        self._named = {
+            (model, path): [tap for tap, _ in named(path, selector)]
+            for (model, path), selector in self._selectors.items()
+        }
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
 
@@ -79,8 +82,11 @@ class View:
         selector, read = self._selectors[model, path], self._read[model]
         key = selector if isinstance(selector, str) else tuple(selector)
         if key not in read:
-            given = [self.taps[model][tap] for tap, _ in self._named[model, path]]
-            read[key] = given[0] if isinstance(selector, str) else [tensor for part in given for tensor in many(part)]
+            taps, named = self.taps[model], self._named[model, path]
+            if isinstance(selector, str):
+                read[key] = taps[named[0]]
+            else:
+                read[key] = [tensor for tap in named for tensor in many(taps[tap])]
         return read[key]
 
     def logits(self) -> Any:

@@ -218,5 +218,5 @@ class Hook(Live):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], *last: Any) -> None:
         """last: the keyword arguments, and after the module its output."""
-        if self.mine(module):
+        if self.store.mine() and self.module() is module:  # as `mine`, with a call less
             self.store.take(self.point, self.side(self.names, args, last[-1]))
