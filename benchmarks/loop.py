@@ -3,8 +3,8 @@
     python benchmarks/loop.py [--rounds 15] [--shapes tiny,real] [--json FILE]
 
 A teacher and a student, the losses kd_ce and ce, fused AdamW, the norm of the gradients, no update by what is not
-finite, a row of means of each loss every few steps. Before anything is timed, both loops must have computed the same losses and the same weights, and the operations
-of torch that each makes are counted.
+finite, a row of means of each loss every few steps. Before anything is timed, both loops must have computed the same
+losses and the same weights, and the operations of torch that each makes are counted.
 """
 
 from __future__ import annotations

@@ -39,10 +39,7 @@ class View:
         self.taps = {name: self._tapped(name, model, problems) for name, model in models.items()}
         self._read: dict[str, dict[Selector, Any]] = {name: {} for name in models}
         """What was read of the last batch, by model and selector."""
-        self._named = {
-            (model, path): [tap for tap, _ in named(path, selector)]
-            for (model, path), selector in self._selectors.items()
-        }
+        self._named = {place: [tap for tap, _ in named(place[1], s)] for place, s in self._selectors.items()}
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
 
