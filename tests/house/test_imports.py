@@ -15,7 +15,7 @@ ORDER = [
     ("config",),
     ("plugin",),
     ("chance", "ranks"),
-    ("modes", "progress", "folder", "store", "migrate"),
+    ("modes", "progress", "folder", "store", "migrate", "cka", "drawing"),
     ("report",),
     ("taps",),
     ("objective", "size"),
