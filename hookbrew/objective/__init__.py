@@ -1,5 +1,6 @@
 """Taps, losses, projections and weights become one scalar and its named parts."""
 
+from hookbrew.objective.hard import hard
 from hookbrew.objective.inputs import TASK, Names, accepted, parted
 from hookbrew.objective.objective import Objective, Teachers
 from hookbrew.objective.projection import Made
@@ -7,4 +8,16 @@ from hookbrew.objective.reach import reach
 from hookbrew.objective.reduce import valid_mean
 from hookbrew.objective.tasks import Tasks
 
-__all__ = ["TASK", "Made", "Names", "Objective", "Tasks", "Teachers", "accepted", "parted", "reach", "valid_mean"]
+__all__ = [
+    "TASK",
+    "Made",
+    "Names",
+    "Objective",
+    "Tasks",
+    "Teachers",
+    "accepted",
+    "hard",
+    "parted",
+    "reach",
+    "valid_mean",
+]
