@@ -40,7 +40,7 @@ class Sizes(click.ParamType[list[int]]):
 @click.option("--batch-sizes", "sizes", type=Sizes(), metavar="N,N", help="Where speed is measured: 1,8,32; or none.")
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="How often each model is timed.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of the timing.")
-@click.option("--batches", type=click.IntRange(1), help="Evaluate so many batches only.")
+@click.option("--limit", type=click.IntRange(1), help="Evaluate so many batches only.")
 @click.option("--device", help="cpu, cuda:1 ...; that of the data's configuration when left out.")
 @click.option(
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help="Of autocast."

@@ -52,7 +52,7 @@ class How:
     """CPU threads of torch while time is taken; None leaves them as they are."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32 is each model as it is, the others are autocast."""
-    batches: int | None = None
+    limit: int | None = None
     """How many batches of the data are evaluated; all when left out."""
     layers: str | Mapping[str, str] | None = None
     """The layers whose similarity is measured: a selector for all models, or for some by name; `hidden[*]` when left
@@ -60,7 +60,7 @@ class How:
 
     def __attrs_post_init__(self) -> None:
         """Raise HookbrewError for numbers that mean nothing."""
-        counts = [("rounds", self.rounds), ("threads", self.threads), ("batches", self.batches)]
+        counts = [("rounds", self.rounds), ("threads", self.threads), ("limit", self.limit)]
         for key, value in [*counts, *(("sizes", size) for size in self.sizes or ())]:
             if value is not None and value < 1:
                 raise HookbrewError(f"{key} must be >= 1: {value}")
@@ -122,7 +122,7 @@ def compared(
     device = placed(entries)
     precise = partial(autocast, how.precision, device)
     every = len(feed)
-    total = every if how.batches is None else min(how.batches, every)
+    total = every if how.limit is None else min(how.limit, every)
     look = Look(entries=entries, names=names, device=device, autocast=precise, batches=total)
     with evaluating(*(entry.module for entry in entries)), torch.no_grad():
         look.settle(feed.first()[0])

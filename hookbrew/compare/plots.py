@@ -114,7 +114,7 @@ def memory(axes: Axes, found: Comparison) -> tuple[str, str]:
         peaks = listed(size(one.weights + speed.memory) for speed in one.speeds)
         told.append(f"{one.name} {peaks}, weights {size(one.weights)}")
     ticked(axes, found, word)
-    return "Peak memory: weights, and lighter what a forward needs", "; ".join(told)
+    return "Peak memory", f"below, the weights; lighter, what a forward needs: {'; '.join(told)}"
 
 
 def calibration(axes: Axes, found: Comparison) -> tuple[str, str]:
@@ -152,7 +152,7 @@ def scaled(axes: Axes, which: str, values: Sequence[float]) -> None:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
         close = max(values) < 100 * min(values)
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if close else (1,)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axis.set_minor_formatter(NullFormatter())
     else:
         (axes.set_xlim if which == "x" else axes.set_ylim)(0, 1.15 * max(values))

@@ -53,7 +53,7 @@ class Speed:
 
 def timed(calls: Mapping[str, Sequence[Call]], size: int, *, rounds: int, device: torch.device) -> dict[str, Speed]:
     """The speed of all models: by name a call for each batch, on the same batches in the same order."""
-    names = list(calls)
+    names, batches = list(calls), calls[next(iter(calls))]
     memory = {name: max(peak(call, device) for call in calls[name]) for name in names}
     for _ in range(WARM):
         for name in names:
@@ -62,9 +62,10 @@ def timed(calls: Mapping[str, Sequence[Call]], size: int, *, rounds: int, device
     times: dict[str, list[float]] = {name: [] for name in names}
     with uncollected():
         for number in range(rounds):
-            first = number % len(names)  # each is the first to run equally often
+            lap, place = divmod(number, len(batches))
+            first = (lap + place) % len(names)  # each is the first to run equally often, on each batch
             for name in (*names[first:], *names[:first]):
-                times[name].append(clocked(calls[name][number % len(calls[name])], device))
+                times[name].append(clocked(calls[name][place], device))
             gc.collect(0)
     found = {}
     for name in names:
