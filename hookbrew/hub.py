@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -57,13 +58,28 @@ def loaded(folder: str) -> nn.Module:
     transformers = library(folder)
     architecture = saved(transformers, configuration(transformers, folder)) or transformers.AutoModel
     try:
-        model, info = architecture.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        with hushed(transformers.utils.logging):
+            model, info = architecture.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise HookbrewError(f"the model in {folder!r} cannot be read: {line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         lacking = words.several(missing, most=3)
         raise HookbrewError(f"the files in {folder!r} lack weights of {type(model).__name__}: {lacking}")
     return model.eval()  # type: ignore[no-any-return]  # a module
+
+
+@contextmanager
+def hushed(log: Any) -> Iterator[None]:
+    """transformers draws no progress and writes no report inside; log: its own module of that name."""
+    bar, level = log.is_progress_bar_enabled(), log.get_verbosity()
+    log.disable_progress_bar()
+    log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bar:
+            log.enable_progress_bar()
 
 
 def once(build: Callable[[], nn.Module], look: Look[T]) -> T:

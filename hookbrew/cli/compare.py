@@ -80,7 +80,7 @@ def compare(
     from hookbrew.compare import How, compared
     from hookbrew.compare.data import evaluated
     from hookbrew.compare.files import put, refuse
-    from hookbrew.compare.source import Source, sided
+    from hookbrew.compare.source import Source
     from hookbrew.loop import chosen
 
     def say(line: str) -> None:
@@ -92,15 +92,16 @@ def compare(
     with ExitStack() as stack:
         stack.enter_context(kept_random())
         source = Source(context.catalogue(), stack, task)
-        entries = source.entries(models)
+        found = source.named(models)
         samples = evaluated(source, data, sets)
+        entries = source.entries(found, samples.names)
         place = chosen(device or samples.experiment.train.device)
-        entries = ways.selected([entry.to(place) for entry in sided(entries, samples.names)])
+        entries = ways.selected([entry.to(place) for entry in entries])
         feed = samples.feed
         stack.callback(feed.close)
-        found = compared(entries, feed, samples.names, ways, samples.drawn, say=say, data=samples.name)
-    shown(found, markdown=markdown)
-    for path in put(found, data_file, to, overwrite=overwrite):
+        result = compared(entries, feed, samples.names, ways, samples.drawn, say=say, data=samples.name)
+    shown(result, markdown=markdown)
+    for path in put(result, data_file, to, overwrite=overwrite):
         click.echo(f"written: {path}", err=True)
 
 

@@ -6,7 +6,6 @@ has let go of yet; what a kernel uses for itself meanwhile is not seen.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,6 @@ from torch.utils._pytree import tree_iter
 
 def peak(call: Callable[[], object], device: torch.device) -> int:
     """Bytes."""
-    gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

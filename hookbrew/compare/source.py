@@ -76,13 +76,34 @@ class Source:
         read = [getattr(data, field.name) for field in attrs.fields(Names) if field.name != "logits"]
         return data.evaluate, data.collate, data.pad, data.fields, read
 
-    def entries(self, texts: Sequence[str]) -> list[Entry]:
-        """The models; one run or configuration alone stands for its teacher, or teachers, and its student."""
+    def named(self, texts: Sequence[str]) -> list[Named]:
+        """The models by their names, none of them made yet, and their configurations read.
+
+        One run or configuration alone stands for its teacher, or teachers, and its student.
+        """
         found = [named(text) for text in texts]
         if len(found) == 1 and found[0].kind in ("run", "file") and not found[0].part:
             found = self.alone(found[0])
         require_names([one.name for one in found])
-        return [self.entry(one) for one in found]
+        for one in found:
+            if one.kind in ("run", "file"):
+                self.open(one.place)
+            if one.kind == "folder" and not (Path(one.place) / "config.json").is_file():
+                raise HookbrewError(f"{one.place} is neither a run folder nor a model: it has no config.json")
+        return found
+
+    def entries(self, found: Sequence[Named], names: Names) -> list[Entry]:
+        """The models, made; raises HookbrewError for one that cannot be.
+
+        names: what the data say. The first of several is a teacher unless a run says what it is.
+        """
+        made = []
+        for place, entry in enumerate(map(self.entry, found)):
+            logits = entry.logits if isinstance(names.logits, str) else names.logits
+            teacher = place == 0 and len(found) > 1 and entry.free
+            side = ("teacher", "teacher") if teacher else entry.side
+            made.append(attrs.evolve(entry, logits=logits, side=side))
+        return made
 
     def alone(self, one: Named) -> list[Named]:
         """The models of one run."""
@@ -100,8 +121,6 @@ class Source:
     def entry(self, one: Named) -> Entry:
         """A model, made; raises HookbrewError when it cannot be."""
         if one.kind == "folder":
-            if not (Path(one.place) / "config.json").is_file():
-                raise HookbrewError(f"{one.place} is neither a run folder nor a model: it has no config.json")
             return Entry(name=one.name, module=hub.loaded(one.place), free=True, disk=disk(Path(one.place)))
         if one.kind == "factory":
             return self.made(one)
@@ -168,19 +187,6 @@ class Source:
 def absent(one: Named, names: Iterable[str]) -> HookbrewError:
     """What is said of a part that a run or a configuration does not have."""
     return HookbrewError(f"{one.place} has no model {one.part!r}; {words.hint(one.part, names)}")
-
-
-def sided(entries: Sequence[Entry], names: Names) -> list[Entry]:
-    """The models with what the data say: the first of several is the teacher unless a run says what it is.
-
-    Several logits are those of every model.
-    """
-    made = []
-    for place, entry in enumerate(entries):
-        logits = entry.logits if isinstance(names.logits, str) else names.logits
-        teacher = place == 0 and len(entries) > 1 and entry.free
-        made.append(attrs.evolve(entry, logits=logits, side=("teacher", "teacher") if teacher else entry.side))
-    return made
 
 
 def held(folder: Path) -> bool:

@@ -102,10 +102,8 @@ def test_on_a_gpu():
         pytest.skip("needs CUDA")
     from hookbrew.compare import compare
 
-    models = {
-        name: nn.Sequential(nn.Linear(64, wide), nn.ReLU(), nn.Linear(wide, 4)).cuda()
-        for name, wide in (("a", 512), ("b", 8))
-    }
+    wide = {"a": 512, "b": 8}
+    models = {name: nn.Sequential(nn.Linear(64, each), nn.Linear(each, 4)).cuda() for name, each in wide.items()}
     data = [{"input": torch.randn(32, 64), "labels": torch.randint(0, 4, (32,))} for _ in range(4)]
     found = compare(models, data)
     assert [speed.size for speed in found.models[1].speeds] == [1, 8, 32]
