@@ -84,6 +84,9 @@ class Gathered:
 
         Raises ObjectiveError for a mask that does not fit, and where samples differ.
         """
+        ours, theirs = (
+            [turned(layer, mask) for layer in side] for side, mask in zip((ours, theirs), masks, strict=True)
+        )
         if apart:
             sides = zip((ours, theirs), masks, strict=True)
             left, right = ([pooled(layer, mask) for layer in side] for side, mask in sides)
@@ -108,6 +111,20 @@ class Gathered:
         over = f"{len(ours[0]):,} {self.kind}"
         found = tuple(tuple(row) for row in values.tolist())
         return Similarity(paths=tuple(paths), first=tuple(first), values=found, over=over)
+
+
+def turned(layer: Tensor, mask: Tensor | None) -> Tensor:
+    """A layer with its tokens before its features, (B, L, D): those of a convolution are (B, D, L).
+
+    Raises ObjectiveError for one whose tokens are not those of the mask.
+    """
+    if mask is None or layer.dim() != 3 or layer.shape[:2] == mask.shape:
+        return layer
+    if (layer.shape[0], layer.shape[2]) == mask.shape:
+        return layer.transpose(1, 2)
+    raise ObjectiveError(
+        f"a layer is {tuple(layer.shape)}, and the mask of the tokens {tuple(mask.shape)}; name others"
+    )
 
 
 def mask_of(own: Mapping[str, Any], names: Names) -> Tensor | None:

@@ -51,6 +51,37 @@ def test_a_model_is_like_itself(net, batches):
     assert found.quality.agreement == 1.0
 
 
+class Turned(torch.nn.Module):
+    """A layer whose features come before its tokens, as those of a convolution."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden):
+        return self.layer(hidden.transpose(1, 2)).transpose(1, 2)
+
+
+def test_features_may_come_before_tokens(net, batches):
+    class Conv(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+            self.turned = torch.nn.ModuleList(Turned(layer) for layer in inner.layers)
+
+        def forward(self, input_ids, attention_mask):
+            hidden = self.inner.embed(input_ids).transpose(1, 2)
+            for layer in self.turned:
+                hidden = torch.tanh(layer(hidden)) + hidden
+            return self.inner.head(hidden.transpose(1, 2)[:, 0])
+
+    models = {"teacher": net(8, seed=1), "plain": net(5, seed=2), "conv": Conv(net(5, seed=2))}
+    layers = {"teacher": "layers[*]", "plain": "layers[*]", "conv": "turned[*]"}
+    _, plain, conv = compare(models, batches(width=2), sizes=[], layers=layers).models
+    assert plain.similarity.over == conv.similarity.over
+    np.testing.assert_allclose(conv.similarity.values, plain.similarity.values, atol=1e-5)
+
+
 def test_rows_are_drawn_from_all_batches(net, batches, monkeypatch):
     monkeypatch.setattr(module, "ROWS", 50)
     models = {"teacher": net(8, seed=1), "student": net(6, seed=2)}
