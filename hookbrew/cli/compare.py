@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +97,7 @@ def compare(
         entries = source.entries(found, samples.names)
         place = chosen(device or samples.experiment.train.device)
         entries = ways.selected([entry.to(place) for entry in entries])
-        feed = samples.feed
-        stack.callback(feed.close)
+        feed = stack.enter_context(closing(samples.feed))
         result = compared(entries, feed, samples.names, ways, samples.drawn, say=say, data=samples.name)
     shown(result, markdown=markdown)
     for path in put(result, data_file, to, overwrite=overwrite):

@@ -84,9 +84,8 @@ class Gathered:
 
         Raises ObjectiveError for a mask that does not fit, and where samples differ.
         """
-        ours, theirs = (
-            [turned(layer, mask) for layer in side] for side, mask in zip((ours, theirs), masks, strict=True)
-        )
+        given = zip((ours, theirs), masks, strict=True)
+        ours, theirs = ([turned(layer, mask) for layer in side] for side, mask in given)
         if apart:
             sides = zip((ours, theirs), masks, strict=True)
             left, right = ([pooled(layer, mask) for layer in side] for side, mask in sides)
@@ -122,9 +121,8 @@ def turned(layer: Tensor, mask: Tensor | None) -> Tensor:
         return layer
     if (layer.shape[0], layer.shape[2]) == mask.shape:
         return layer.transpose(1, 2)
-    raise ObjectiveError(
-        f"a layer is {tuple(layer.shape)}, and the mask of the tokens {tuple(mask.shape)}; name others"
-    )
+    shapes = f"a layer is {tuple(layer.shape)}, and the mask of its tokens {tuple(mask.shape)}"
+    raise ObjectiveError(f"{shapes}; name other layers")
 
 
 def mask_of(own: Mapping[str, Any], names: Names) -> Tensor | None:
