@@ -69,7 +69,7 @@ def against(axes: Axes, found: Comparison) -> tuple[str, str]:
         told.append(f"{one.name} {number(value)} at {milliseconds(latency.middle)}")
     scaled(axes, "x", [1000 * one.speeds[0].latency.middle for one in found.models])
     axes.margins(0.15)
-    axes.set_xlabel(f"ms, batch {batch}")
+    axes.set_xlabel(f"ms, batch {batch}{' (log)' * (axes.get_xscale() == 'log')}")
     axes.set_ylabel(which)
     return f"{which.capitalize()} and latency", "; ".join(told)
 
@@ -154,6 +154,7 @@ def scaled(axes: Axes, which: str, values: Sequence[float]) -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if close else (1,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axis.set_minor_formatter(NullFormatter())
+        axis.set_tick_params(which="minor", length=0)
     else:
         (axes.set_xlim if which == "x" else axes.set_ylim)(0, 1.15 * max(values))
 
