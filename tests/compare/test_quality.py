@@ -9,6 +9,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassCalibrationError
 
 from hookbrew.compare import compare
+from hookbrew.compare.quality import Answer, Tally
 from hookbrew.errors import ConfigError, DataError
 
 
@@ -185,3 +186,13 @@ def test_other_tokens_are_not_compared_by_position(net, batches):
     said = compare(models, data, sizes=[], aligned=True)
     assert said.models[1].similarity.over.endswith("tokens")
     assert said.models[1].quality.agreement is not None
+
+
+def test_each_bin_has_its_places():
+    sure = torch.tensor([0.52, 0.65, 0.9, 0.95, 0.99], dtype=torch.float64)
+    logits = torch.stack([sure, 1 - sure], dim=1).log()
+    tally = Tally()
+    tally.add(Answer(logits, torch.tensor([0, 0, 1, 0, 0]), torch.ones(5, dtype=torch.bool)))
+    bins = tally.quality(causal=False).bins
+    assert {place: each.count for place, each in enumerate(bins) if each.count} == {7: 1, 9: 1, 13: 1, 14: 2}
+    assert (bins[13].accuracy, bins[14].confidence) == (0.0, pytest.approx(0.97))
