@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -49,6 +50,38 @@ def bare(name: str) -> nn.Module:
         ) from error
 
 
+def loaded(folder: str) -> nn.Module:
+    """The model of a folder with its weights, in evaluation mode; nothing is downloaded.
+
+    Raises HookbrewError where it cannot be read, or some of its weights are not there.
+    """
+    transformers = library(folder)
+    architecture = saved(transformers, configuration(transformers, folder)) or transformers.AutoModel
+    try:
+        with hushed(transformers.utils.logging):
+            model, info = architecture.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise HookbrewError(f"the model in {folder!r} cannot be read: {line(error)}") from error
+    if missing := sorted(info["missing_keys"]):
+        lacking = words.several(missing, most=3)
+        raise HookbrewError(f"the files in {folder!r} lack weights of {type(model).__name__}: {lacking}")
+    return model.eval()  # type: ignore[no-any-return]  # a module
+
+
+@contextmanager
+def hushed(log: Any) -> Iterator[None]:
+    """transformers draws no progress and writes no report inside; log: its own module of that name."""
+    bar, level = log.is_progress_bar_enabled(), log.get_verbosity()
+    log.disable_progress_bar()
+    log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bar:
+            log.enable_progress_bar()
+
+
 def once(build: Callable[[], nn.Module], look: Look[T]) -> T:
     """The look at a model on the CPU, with a failure told in one line."""
     try:
@@ -72,17 +105,27 @@ def tried(build: Callable[[], nn.Module], look: Look[T], device: torch.device) -
 
 def builder(name: str) -> Callable[[], nn.Module]:
     """What builds the model of a folder or of a name on the hub: the class that its configuration was saved from."""
+    transformers = library(name)
+    config = configuration(transformers, name)
+    if found := saved(transformers, config):
+        return lambda: found(config)
+    return lambda: transformers.AutoModel.from_config(config)
+
+
+def library(name: str) -> Any:
+    """transformers; raises HookbrewError where it is missing."""
     try:
-        transformers: Any = import_module("transformers")
+        return import_module("transformers")
     except ModuleNotFoundError as error:
         raise HookbrewError(
             f'{name!r} is no .toml file; to read it as a model of transformers: pip install "hookbrew[hf]"'
         ) from error
-    config = configuration(transformers, name)
-    for architecture in config.architectures or ():
-        if found := getattr(transformers, architecture, None):
-            return lambda: found(config)
-    return lambda: transformers.AutoModel.from_config(config)
+
+
+def saved(transformers: Any, config: Any) -> Any:
+    """The class that a configuration was saved from; None if transformers has none of that name."""
+    found = (getattr(transformers, name, None) for name in config.architectures or ())
+    return next((each for each in found if each is not None), None)
 
 
 def configuration(transformers: Any, name: str) -> Any:

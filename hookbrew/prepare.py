@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -88,13 +89,23 @@ def require_labels(experiment: Experiment, batch: Batch) -> None:
 
 def feed(experiment: Experiment, task: str, which: str) -> Loader:
     """The batches of a task's `train`, in the order of the seed, or of its `evaluate`, in their own."""
+    data, training = experiment.parts[task].data, which == "train"
+    samples = factory.build(getattr(data, which), f"{place(task)}data.{which}")
+    size = data.batch_size if training else data.evaluate_batch_size or data.batch_size
+    seed = experiment.seed if training and data.shuffle else None
+    return loader(experiment, task, samples, size=size, seed=seed, training=training)
+
+
+def loader(
+    experiment: Experiment, task: str, samples: Any, *, size: int, seed: int | None, training: bool = False
+) -> Loader:
+    """The batches that a task makes of samples, `size` of them each; training: shared by several processes."""
     data, at = experiment.parts[task].data, place(task)
-    training = which == "train"
     pad = Pad(data.pad, data.fields)
     return Loader(
-        factory.build(getattr(data, which), f"{at}data.{which}"),
-        batch_size=data.batch_size if training else data.evaluate_batch_size or data.batch_size,
-        seed=experiment.seed if training and data.shuffle else None,
+        samples,
+        batch_size=size,
+        seed=seed,
         collate=pad if data.collate is None else factory.build(data.collate, f"{at}data.collate"),
         fields=data.fields,
         workers=data.workers,

@@ -14,6 +14,7 @@ COMMANDS = {
     "taps": "hookbrew.cli.taps:taps",
     "params": "hookbrew.cli.params:params",
     "report": "hookbrew.cli.page:report",
+    "compare": "hookbrew.cli.compare:compare",
     "config": "hookbrew.cli.config:config",
     "plugins": "hookbrew.cli.plugins:plugins",
     "migrate": "hookbrew.cli.migrate:migrate",

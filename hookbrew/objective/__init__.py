@@ -1,6 +1,7 @@
 """Taps, losses, projections and weights become one scalar and its named parts."""
 
 from hookbrew.objective.glance import glance
+from hookbrew.objective.hard import hard
 from hookbrew.objective.inputs import TASK, Names, accepted, parted
 from hookbrew.objective.objective import Objective, Teachers
 from hookbrew.objective.projection import Made
@@ -19,6 +20,7 @@ __all__ = [
     "Vector",
     "accepted",
     "glance",
+    "hard",
     "parted",
     "reach",
     "valid_mean",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -18,6 +19,7 @@ from hookbrew.report.curves import Curve, Stretch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS, PATTERNS = 7, ("", "6 2", "2 2", "8 2 2 2")
 MOST = COLOURS * len(PATTERNS)
@@ -86,16 +88,19 @@ class Plot:
 def drawn(plots: Sequence[Plot]) -> list[str]:
     """One SVG for each plot; raises HookbrewError where matplotlib is missing."""
     require()
+    with styled():
+        return [draw(plot, number) for number, plot in enumerate(plots)]
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Drawings look alike inside: what a user's own file says of fonts or backends would spoil the page."""
     import matplotlib
 
-    made = []
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # what a user's own file says of fonts or backends would spoil the page
+        matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
-        for number, plot in enumerate(plots):
-            matplotlib.rcParams["svg.hashsalt"] = str(number)  # ids are of the whole page, and the same each time
-            made.append(draw(plot))
-    return made
+        yield
 
 
 def require() -> None:
@@ -108,19 +113,33 @@ def require() -> None:
         raise HookbrewError(f'a report needs {name}, which is not installed: pip install "hookbrew[report]"') from error
 
 
-def draw(plot: Plot) -> str:
-    """One SVG."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=SIZE, layout="constrained")
-    FigureCanvasSVG(figure)
+def draw(plot: Plot, number: int) -> str:
+    """One SVG; number: another one for each drawing of a page."""
+    figure = sheet()
     axes = figure.add_subplot()
     scaled(axes, plot)
     for place, (run, curve) in enumerate(plot.curves.items()):
         line(axes, run, curve)
         crosses(axes, run, curve, 0.04 + 0.06 * (place % 8))
     boundaries(axes, plot)
+    return finished(figure, number)
+
+
+def sheet() -> Figure:
+    """An empty drawing."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def finished(figure: Figure, number: int) -> str:
+    """A drawing as SVG: its ids are of the whole page, and the same each time."""
+    import matplotlib
+
+    matplotlib.rcParams["svg.hashsalt"] = str(number)
     text = io.StringIO()
     bare = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(text, format="svg", transparent=True, metadata=bare)

@@ -17,13 +17,11 @@ from torch.nn.functional import cross_entropy
 
 from hookbrew.errors import DataError
 from hookbrew.loop import State
+from hookbrew.objective import hard
 from hookbrew.plugin import options
 
 IGNORED = -100
 """The label of positions and samples that have none."""
-
-ROUNDED = 0.02
-"""How far soft labels in bfloat16 may be from a sum of 1."""
 
 CLASSES: dict[str, tuple[str, dict[str, str]]] = {
     "calibration_error": ("MulticlassCalibrationError", {}),
@@ -72,7 +70,7 @@ class Counter:
             raise DataError(f"callback 'evaluate' needs labels in the evaluation data; the batch has {[*state.batch]}")
         several = isinstance(state.logits, list)
         pairs = list(zip(state.logits, state.labels, strict=True) if several else [(state.logits, state.labels)])
-        pairs = [(logits, single(logits, labels)) for logits, labels in pairs]
+        pairs = [(logits, hard(logits, labels, "callback 'evaluate'")) for logits, labels in pairs]
         first = pairs[0][0]
         if state.task not in self._counting:
             fresh = {name: made(name, first.shape[-1]).to(first.device) for name in self._names}
@@ -135,32 +133,3 @@ def exact(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         right.append(met.reshape(len(met), -1).all(dim=1))
         there.append(known.reshape(len(known), -1).any(dim=1))
     return torch.stack(right).all(dim=0)[torch.stack(there).any(dim=0)].float()
-
-
-def single(logits: Tensor, labels: Tensor) -> Tensor:
-    """One label for each row of logits (..., C), (...); of a soft one, its likeliest class.
-
-    Raises DataError when there is not one label for each row.
-    """
-    if labels.is_floating_point() and labels.shape == logits.shape:
-        labels = hardened(labels)
-    if logits.shape[:-1] != labels.shape:
-        raise DataError(
-            f"callback 'evaluate': labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}; "
-            "expected one label for each row"
-        )
-    return labels
-
-
-def hardened(labels: Tensor) -> Tensor:
-    """The likeliest class of each soft label, (..., C) to (...); -100 for a row of zeros.
-
-    Raises DataError when a row sums to neither 1 nor 0: classes that do not exclude each other have no likeliest one.
-    """
-    sums = labels.float().sum(dim=-1)
-    wrong = ((sums - 1.0).abs() > ROUNDED) & (sums != 0)
-    if wrong.any():
-        raise DataError(
-            f"callback 'evaluate': a soft label sums to {sums[wrong][0].item():g}; expected 1, or 0 where there is none"
-        )
-    return labels.argmax(dim=-1).masked_fill(sums == 0, IGNORED)

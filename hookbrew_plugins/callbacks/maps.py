@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from hookbrew import words
+from hookbrew.cka import alike, rows
+from hookbrew.drawing import Picture, Side, attention, similarity
 from hookbrew.errors import CallbackError, DataError, SelectorError
 from hookbrew.loop import State
 from hookbrew.modes import evaluating
 from hookbrew.objective import parted
 from hookbrew.plugin import at_least, options, when
 from hookbrew.taps import parse
-from hookbrew_plugins.callbacks.drawing import Picture, Side, attention, similarity
 from hookbrew_plugins.callbacks.inside import inside
-from hookbrew_plugins.callbacks.similarity import alike, rows
 from hookbrew_plugins.callbacks.sitter import Sitter, named, plain, short, sitting
 
 MASK = "attention_mask"

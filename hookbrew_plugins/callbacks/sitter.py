@@ -12,10 +12,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from hookbrew.drawing import Side
 from hookbrew.errors import CallbackError, SelectorError
 from hookbrew.taps import Taps, sharded, unwrap
-from hookbrew_plugins.callbacks.drawing import Side
-from hookbrew_plugins.callbacks.similarity import attended
+from hookbrew_plugins.callbacks.attended import attended
 
 log = logging.getLogger("hookbrew")
 TAP = "maps"

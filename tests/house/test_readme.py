@@ -92,6 +92,17 @@ def test_a_run_goes_on(project, monkeypatch):
         assert done.exit_code == 0, done.output
 
 
+@pytest.mark.parametrize("command", lines(next(b for b in blocks("console") if "hookbrew compare" in b)))
+def test_models_are_compared(project, monkeypatch, command):
+    monkeypatch.chdir(project)
+    begin = ["run", "distill.toml", "-s", "train.epochs=1", "--overwrite", "--quiet"]
+    done = None if Path("runs/sms/status.json").exists() else CliRunner().invoke(main, begin, prog_name="hookbrew")
+    assert done is None or done.exit_code == 0, done.output
+    done = CliRunner().invoke(main, [*shlex.split(command)[1:], "--rounds", "1"], prog_name="hookbrew")
+    assert done.exit_code == 0, done.output
+    assert "agreement with" in done.stdout
+
+
 def torchruns():
     """The commands that start several processes, those of the script for Slurm included."""
     shown = blocks("console")[3].replace("$ ", "\n") + blocks("bash")[0]

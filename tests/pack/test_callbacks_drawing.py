@@ -7,8 +7,8 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from hookbrew_plugins.callbacks import drawing
-from hookbrew_plugins.callbacks.drawing import Side, attention, cut, shortened, similarity
+from hookbrew import drawing
+from hookbrew.drawing import Side, attention, cut, shortened, similarity
 
 BERT = "bert.encoder.layer.{}"
 SELF = "bert.encoder.layer.{}.attention.self"

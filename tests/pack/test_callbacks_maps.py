@@ -12,10 +12,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hookbrew as hb
+from hookbrew.cka import alike, pooled, rows
 from hookbrew.errors import CallbackError, ConfigError, FolderError, ObjectiveError, SelectorError
 from hookbrew.report.pictures import image
+from hookbrew_plugins.callbacks.attended import attended
 from hookbrew_plugins.callbacks.maps import Maps
-from hookbrew_plugins.callbacks.similarity import alike, attended, pooled, rows
 from hookbrew_plugins.callbacks.sitter import first, named, sitting
 
 

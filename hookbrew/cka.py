@@ -12,6 +12,8 @@ from torch import Tensor
 
 from hookbrew.errors import ObjectiveError
 
+__all__ = ["alike", "pooled", "rows"]
+
 STILL = 1e-6
 """A layer that varies less than this share of its size does not vary: it is like nothing."""
 
@@ -87,22 +89,3 @@ def pooled(layer: Tensor, mask: Tensor | None) -> Tensor:
         return layer.float().mean(dim=1)
     there = mask.bool()[..., None]
     return layer.float().masked_fill(~there, 0.0).sum(dim=1) / there.sum(dim=1).clamp(min=1)
-
-
-def attended(attention: Tensor, mask: Tensor | None) -> Tensor:
-    """The map of one sample, the mean over its heads, (1, H, L, S) to (l, s): without tokens that are padding.
-
-    mask: (1, L); it cuts queries and keys where it has as many. Raises ObjectiveError for what is no attention.
-    """
-    if attention.dim() != 4:
-        raise ObjectiveError(
-            f"attention is (samples, heads, tokens, tokens), and this is {tuple(attention.shape)}; name one as in "
-            'student_attention = "encoder.layer[*].attention.self:attn"'
-        )
-    found = attention[0].float().mean(dim=0)
-    there = None if mask is None or not mask[0].any() else mask[0].bool()
-    if there is not None and len(there) == found.shape[0]:
-        found = found[there]
-    if there is not None and len(there) == found.shape[1]:
-        found = found[:, there]
-    return found

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from hookbrew.errors import FolderError
 
+__all__ = ["Picture", "Side", "attention", "similarity"]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
