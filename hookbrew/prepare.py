@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from hookbrew import factory, words
 from hookbrew.config import Derived, Experiment, Factory, Merge
+from hookbrew.config.keys import dotted
 from hookbrew.distillation import Distillation, Fitting
 from hookbrew.errors import ConfigError, Problem, SelectorError, SurgeryError
 from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, Pad, chosen, mix, moved
@@ -172,11 +174,18 @@ def trained(experiment: Experiment, shelf: Shelf, feeds: Mapping[str, Loader] | 
     try:
         student = derive(teacher, **options, batches=batches)
     except (SelectorError, SurgeryError) as error:
-        key, _, rest = str(error).partition(": ")
-        problem = Problem(f"student.{key}", rest) if key in options else Problem("student", str(error))
-        raise ConfigError([problem]) from error
+        raise ConfigError([misplaced(str(error), options)]) from error
     shelf[label(experiment, made, config.source)] = spread(experiment, teacher, "both")
     return student
+
+
+def misplaced(message: str, options: Mapping[str, Any]) -> Problem:
+    """The problem of a student that cannot be made, at the key that the message begins with, and at the path in it."""
+    key, _, rest = message.partition(": ")
+    if key not in options:
+        return Problem("student", message)
+    paths = [path for path in options[key] if isinstance(path, str) and repr(path) in rest]
+    return Problem(dotted(("student", key, *paths[:1])), rest)
 
 
 def sample(experiment: Experiment, task: str, teacher: nn.Module, feeds: Mapping[str, Loader]) -> list[Batch]:

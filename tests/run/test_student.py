@@ -162,16 +162,22 @@ def test_a_teacher_of_a_task(land, known):
     assert run("kd.toml", catalogue=known, quiet=True).student.config.num_hidden_layers == 2
 
 
+HERE = 'kd.toml:10:10: student.keep."bert.encoder.layer": '
 WRONG = {
-    "another": ('from = "teacher"', 'from = "teachers.big"', "kd.toml:9:1: student.from: there is no 'teachers.big' in"
-                " this file; did you mean 'teacher'?"),
-    "a path": ('"bert.encoder.layer" = [0, 3]', '"encoder.layer" = [0, 3]', "kd.toml:10:1: student.keep:"
-               " BertForSequenceClassification has no 'encoder.layer'; did you mean 'bert.encoder.layer'?"),
-    "a number": ("[0, 3]", "[0, 4]", "kd.toml:10:1: student.keep: 'bert.encoder.layer' has no layer 4; it has 4: 0 to"
-                 " 3"),
-    "too many": ("[0, 3]", '"first:5"', "kd.toml:10:1: student.keep: 'first:5' asks for 5 of the 4 layers of"
-                 " 'bert.encoder.layer'"),
-}  # fmt: skip
+    "another": (
+        'from = "teacher"',
+        'from = "teachers.big"',
+        "kd.toml:9:1: student.from: there is no 'teachers.big' in this file; did you mean 'teacher'?",
+    ),
+    "a path": (
+        '"bert.encoder.layer" = [0, 3]',
+        '"encoder.layer" = [0, 3]',
+        "kd.toml:10:10: student.keep.\"encoder.layer\": BertForSequenceClassification has no 'encoder.layer';"
+        " did you mean 'bert.encoder.layer'?",
+    ),
+    "a number": ("[0, 3]", "[0, 4]", f"{HERE}'bert.encoder.layer' has no layer 4; it has 4: 0 to 3"),
+    "too many": ("[0, 3]", '"first:5"', f"{HERE}'first:5' asks for 5 of the 4 layers of 'bert.encoder.layer'"),
+}
 
 
 @pytest.mark.parametrize("case", WRONG)
