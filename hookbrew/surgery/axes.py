@@ -1,0 +1,230 @@
+"""What each axis of each parameter is made of: hidden features, heads, or neurons of a feed-forward.
+
+Found by comparing shapes, not by names: the class of the model is built from configs with one width changed, on the
+meta device, where it takes no memory. Where two widths grow together, as in models whose heads always fill the hidden
+width, a trace of the model (trace.py) says which axes belong to heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from hookbrew.errors import SurgeryError
+from hookbrew.surgery.sizes import Sizes, measured, resized
+from hookbrew.surgery.trace import IN, OUT, Attention, End, Trace, traced, weighted
+
+HIDDEN: Final = "hidden"
+HEADS: Final = "heads"
+FFN: Final = "ffn"
+
+Shapes = dict[str, tuple[int, ...]]
+Place = tuple[str, int]
+"""The key of a tensor in the state, and one of its dimensions."""
+
+
+@attrs.frozen
+class Axis:
+    """One dimension of one tensor of the state that a width decides."""
+
+    tensor: str
+    """Its key in the state."""
+    dim: int
+    role: str
+    """HIDDEN, HEADS or FFN."""
+    group: str
+    """What is chosen together: '' for the hidden features of the whole model, else an attention or a feed-forward."""
+    size: int
+    """How many units there are to choose from."""
+    owner: Tensor
+    """For each place along the axis, the unit that it belongs to; int64."""
+
+    def kept(self, units: Tensor) -> Tensor:
+        """The places to read for these units, so that they come in this order wherever the first of them stood."""
+        table = self.owner.argsort(stable=True).view(self.size, -1)
+        places = torch.empty_like(self.owner)
+        places[table[: len(units)]] = table[units]
+        return places[self.owner < len(units)]
+
+
+@attrs.frozen
+class Axes:
+    """All axes of a model, and what was seen on the way."""
+
+    axes: tuple[Axis, ...]
+    ends: Mapping[End, str]
+    """The ends of modules that belong to heads, each with its group."""
+    sources: Mapping[str, str]
+    """The modules whose inputs are neurons, each with its group."""
+    free: bool
+    """Whether the features of a head are a width of their own, so that heads need not fill the hidden width."""
+    head: int
+    """The features of one head."""
+
+    def sizes(self) -> dict[tuple[str, str], int]:
+        """How many units each choice has, by role and group."""
+        return {(axis.role, axis.group): axis.size for axis in self.axes}
+
+
+def shapes(model: nn.Module) -> Shapes:
+    """The shapes of the state, by key."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def imagined(model: nn.Module, config: Any) -> Shapes:
+    """The shapes of the state of a model of this class with another config; SurgeryError if there can be none."""
+    try:
+        with torch.device("meta"):
+            return shapes(type(model)(config))
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise SurgeryError(f"{type(model).__name__} cannot be built with {measured(config)}: {reason}") from error
+
+
+def named(model: nn.Module, end: End) -> list[tuple[str, int]]:
+    """The parameters at one end of a module, each with its dimension: Linear is (out, in), Conv1D (in, out)."""
+    module = model.get_submodule(end[0])
+    turned = type(module).__name__ == "Conv1D" or isinstance(module, nn.Embedding)
+    dim = int(turned) if end[1] == OUT else 1 - int(turned)
+    bias = getattr(module, "bias", None)
+    found = [(f"{end[0]}.weight", dim)]
+    return [*found, (f"{end[0]}.bias", 0)] if end[1] == OUT and bias is not None else found
+
+
+def surveyed(model: nn.Module, run: Callable[[], object]) -> Axes:
+    """The axes of a transformers model; run: runs it once on one sample.
+
+    SurgeryError names the first axis that changes with a width in a way that is not understood.
+    """
+    was, sizes = shapes(model), measured(model.config)
+    neurons = changed(model, was, attrs.evolve(sizes, ffn=sizes.ffn + 1)) if sizes.ffn else set()
+    consumers = [path for path in weighted(model) if set(named(model, (path, IN))) & neurons]
+    seen = traced(model, run, Trace(sizes.groups, sizes.heads, consumers))
+    ends, owners = owned(model, seen.attentions, was)
+    inner = [was[name][dim] for end in ends if end[1] == IN for name, dim in named(model, end)]
+    head = inner[0] // sizes.heads if inner else sizes.hidden // sizes.heads
+    loose = freed(model, was, sizes, head)
+    free = loose is not None and bool(owners) and not loose & set(owners)
+    hidden = loose if free and loose is not None else changed(model, was, grown(sizes, head, free=False))
+    every = changed(model, was, grown(sizes, head, free=free), head if free else None)
+    links = linked(model, seen.sources, neurons)
+    found = Found(was, sizes, owners, neurons, hidden, links)
+    axes = tuple(found.axis(name, dim) for name, dim in sorted(every | neurons | hidden | set(owners)))
+    return Axes(axes, ends, {path: links[f"{path}.weight"] for path in consumers}, free, head)
+
+
+def changed(model: nn.Module, was: Shapes, sizes: Sizes, head: int | None = None) -> set[Place]:
+    """The axes that are of another length with these widths."""
+    now = imagined(model, resized(model.config, sizes, head))
+    return {
+        (name, dim)
+        for name, shape in was.items()
+        for dim, (old, new) in enumerate(zip(shape, now.get(name, shape), strict=True))
+        if old != new
+    }
+
+
+def freed(model: nn.Module, was: Shapes, sizes: Sizes, head: int) -> set[Place] | None:
+    """What changes with the hidden width while heads stay; None if no config will have that."""
+    for hidden in (sizes.hidden + sizes.heads, 2 * sizes.hidden):
+        try:
+            return changed(model, was, attrs.evolve(sizes, hidden=hidden), head)
+        except SurgeryError:
+            continue
+    return None
+
+
+def grown(sizes: Sizes, head: int, *, free: bool) -> Sizes:
+    """More heads, and a hidden width that they divide; where they have to fill it, one group and its features more."""
+    if free:
+        return attrs.evolve(sizes, hidden=2 * sizes.hidden, heads=2 * sizes.heads, groups=2 * sizes.groups)
+    more = sizes.hidden + sizes.shared * head
+    return attrs.evolve(sizes, hidden=more, heads=sizes.heads + sizes.shared, groups=sizes.groups + 1)
+
+
+def owned(
+    model: nn.Module, attentions: Sequence[Attention], was: Shapes
+) -> tuple[dict[End, str], dict[Place, tuple[str, Tensor]]]:
+    """The ends of modules that belong to heads, and the axes there: each with its group and who owns which place.
+
+    Attentions that share a module, like the position bias of T5, choose their heads together.
+    """
+    parents: dict[str, str] = {}
+    patterns: dict[End, Tensor] = {}
+    first: dict[End, str] = {}
+    for number, attention in enumerate(attentions):
+        own = next((end[0] for end in attention.ends if end[1] == IN), f"attention {number}")
+        for end, pattern in attention.ends.items():
+            unite(parents, first.setdefault(end, own), own)
+            patterns[end] = patterns[end] | pattern if end in patterns else pattern
+    ends = {end: root(parents, own) for end, own in first.items()}
+    owners = {}
+    for end, pattern in patterns.items():
+        if not bool((pattern.sum(0) == 1).all()) or len(set(pattern.sum(1).tolist())) > 1:
+            raise SurgeryError(
+                f"the features at the {'input' if end[1] == IN else 'output'} of '{end[0]}' cannot be told apart by "
+                "heads: some belong to several or to none, so heads cannot be removed"
+            )
+        for name, dim in named(model, end):
+            if was[name][dim] != pattern.shape[1]:
+                raise SurgeryError(f"'{end[0]}' has weights that do not fit what it computes; heads cannot be removed")
+            owners[name, dim] = ends[end], pattern.int().argmax(0)
+    return ends, owners
+
+
+def linked(model: nn.Module, sources: Mapping[str, set[str]], neurons: set[Place]) -> dict[str, str]:
+    """The group of each tensor that has neurons: a module that reads them, with those that make them."""
+    parents: dict[str, str] = {}
+    groups = {name: name.rpartition(".")[0] for name, _ in neurons}
+    for consumer, makers in sources.items():
+        for maker in makers:
+            if set(named(model, (maker, OUT))) & neurons:
+                unite(parents, maker, consumer)
+    return {name: root(parents, path) for name, path in groups.items()}
+
+
+def root(parents: dict[str, str], name: str) -> str:
+    """The one that stands for all that were united with this."""
+    while parents.get(name, name) != name:
+        name = parents[name]
+    return name
+
+
+def unite(parents: dict[str, str], one: str, other: str) -> None:
+    """From now on the two have one root, that of the other."""
+    parents[root(parents, one)] = root(parents, other)
+
+
+@attrs.frozen
+class Found:
+    """What is known of the axes, before each gets its role."""
+
+    was: Shapes
+    sizes: Sizes
+    owners: Mapping[Place, tuple[str, Tensor]]
+    neurons: set[Place]
+    hidden: set[Place]
+    links: Mapping[str, str]
+
+    def axis(self, name: str, dim: int) -> Axis:
+        """The one role of an axis; SurgeryError if it has several or none."""
+        place, length = (name, dim), self.was[name][dim]
+        if place in self.owners:
+            if place in self.neurons:
+                raise SurgeryError(f"dimension {dim} of '{name}' holds heads and neurons at once; neither can be cut")
+            group, owner = self.owners[place]
+            return Axis(name, dim, HEADS, group, self.sizes.groups, owner)
+        role, size = (FFN, self.sizes.ffn or 1) if place in self.neurons else (HIDDEN, self.sizes.hidden)
+        both = place in self.neurons and place in self.hidden
+        if both or length % size or place not in (self.neurons | self.hidden):
+            raise SurgeryError(
+                f"dimension {dim} of '{name}', {length} long, changes with the width in a way that is not understood: "
+                f"it is no multiple of hidden {self.sizes.hidden} or ffn {self.sizes.ffn}, and no attention was seen "
+                "to use it"
+            )
+        group = self.links[name] if role == FFN else ""
+        return Axis(name, dim, role, group, size, torch.arange(size).repeat(length // size))
