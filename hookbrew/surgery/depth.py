@@ -34,7 +34,7 @@ def kept(model: nn.Module, keep: Mapping[str, Sequence[int]]) -> nn.Module:
     """A copy of a model with these layers of its lists alone; no tensor is shared, and the model is not touched.
 
     keep: by the path of a list, the numbers of layers that stay, rising; negative ones count from the end. Several
-    lists may be named, as those of an encoder and of a decoder. Where no parameter of the model is trained, all of the copy
+    lists may be named, as those of an encoder and of a decoder. Where nothing of the model is trained, all of the copy
     are. Raises SurgeryError for a path or a number that is not there, and for layers that cannot stand where they
     would: T5 has its position bias in the first block alone.
     """
