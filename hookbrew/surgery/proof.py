@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from hookbrew.chance import seeded
 from hookbrew.errors import SurgeryError
-from hookbrew.surgery.axes import HIDDEN, cut, lasting, surveyed
+from hookbrew.surgery.axes import HIDDEN, Axes, cut, lasting, surveyed
 from hookbrew.surgery.rebuild import blank, rebuilt
 from hookbrew.surgery.sample import run
 
@@ -47,6 +48,19 @@ def require_proven(model: nn.Module, config: Any, sample: Any) -> None:
             raise SurgeryError(
                 f"{type(model).__name__} cannot be made narrower: with its features, heads and neurons in another order"
                 " it computes something else, so some part of it does not only see them as a set"
+            )
+
+
+def require_saved(model: nn.Module, axes: Axes) -> None:
+    """Raise SurgeryError for a tensor that a width decides and no file holds: it is computed on loading."""
+    skipped = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_save", None) or ()]
+    found = lasting(model)
+    written = {id(tensor) for name, tensor in found.items() if not any(rule.search(name) for rule in skipped)}
+    for axis in axes.axes:
+        if id(found[axis.tensor]) not in written:
+            raise SurgeryError(
+                f"{type(model).__name__} cannot be made narrower: '{axis.tensor}' is not saved but computed from the"
+                " width when the model is loaded, so what is cut out of it would be lost"
             )
 
 

@@ -169,8 +169,8 @@ def together(named: Mapping[str, nn.Module], paths: list[str], weight: Tensor, r
     for path, what in kinds.items():
         if what is None or (what == "conv1d") != (kinds[paths[0]] == "conv1d"):
             raise SurgeryError(
-                f"rank: the weight of '{paths[0]}' is that of '{path}' too, a {type(named[path]).__name__}, which cannot"
-                " be factorised with it; untie them first"
+                f"rank: the weight of '{paths[0]}' is that of '{path}' too, a {type(named[path]).__name__}, which"
+                " cannot be factorised with it; untie them first"
             )
     left, right = (
         nn.Parameter(part, weight.requires_grad) for part in split(weight, rank, kinds[paths[0]] == "conv1d")

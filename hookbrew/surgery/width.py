@@ -18,7 +18,7 @@ from hookbrew import words
 from hookbrew.errors import SurgeryError
 from hookbrew.surgery.axes import FFN, HEADS, HIDDEN, Axes, Choice, cut, lasting, surveyed
 from hookbrew.surgery.importance import importance
-from hookbrew.surgery.proof import require_proven
+from hookbrew.surgery.proof import require_proven, require_saved
 from hookbrew.surgery.rebuild import rebuilt
 from hookbrew.surgery.sample import run, single
 from hookbrew.surgery.sizes import Sizes, configured, measured, resized
@@ -58,6 +58,7 @@ def narrowed(
     target = fitted(sizes, axes, hidden, heads, ffn)
     loose = axes.free and target.hidden != target.heads * axes.head
     smaller = resized(config, target, axes.head if loose else None)
+    require_saved(model, axes)
     require_proven(model, smaller, sample)
     return rebuilt(model, smaller, cut(lasting(model), axes, kept(model, axes, target, by, given)))
 
