@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hookbrew.errors import SurgeryError
+from hookbrew.surgery.rebuild import tensors
 from hookbrew.surgery.sizes import Sizes, measured, resized
 from hookbrew.surgery.trace import IN, OUT, Attention, End, Trace, traced, weighted
 
@@ -22,6 +23,8 @@ HIDDEN: Final = "hidden"
 HEADS: Final = "heads"
 FFN: Final = "ffn"
 
+Choice = tuple[str, str]
+"""A role and a group: what is chosen together."""
 Shapes = dict[str, tuple[int, ...]]
 Place = tuple[str, int]
 """The key of a tensor in the state, and one of its dimensions."""
@@ -70,9 +73,31 @@ class Axes:
         return {(axis.role, axis.group): axis.size for axis in self.axes}
 
 
+def lasting(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a checkpoint holds, by name; the same object under each of its names."""
+    state = model.state_dict()
+    return {name: tensor for name, tensor in tensors(model).items() if name in state}
+
+
 def shapes(model: nn.Module) -> Shapes:
     """The shapes of the state, by key."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def cut(found: Mapping[str, Tensor], axes: Axes, units: Mapping[Choice, Tensor]) -> dict[str, Tensor]:
+    """The tensors with only these units, in this order; one with several names stays one."""
+    names: dict[int, str] = {}
+    made: dict[str, Tensor] = {}
+    places = [(a.tensor, a.dim, a.kept(units[a.role, a.group])) for a in axes.axes if (a.role, a.group) in units]
+    for name, tensor in found.items():
+        if id(tensor) in names:
+            made[name] = made[names[id(tensor)]]
+            continue
+        names[id(tensor)] = name
+        made[name] = tensor.detach()
+        for _, dim, index in (place for place in places if place[0] == name):
+            made[name] = made[name].index_select(dim, index.to(tensor.device))
+    return made
 
 
 def imagined(model: nn.Module, config: Any) -> Shapes:

@@ -18,14 +18,11 @@ from torch import Tensor, nn
 
 from hookbrew.errors import NotCalledError, SurgeryError
 from hookbrew.modes import evaluating
-from hookbrew.surgery.axes import FFN, HEADS, HIDDEN, Axes, Axis
+from hookbrew.surgery.axes import FFN, HEADS, HIDDEN, Axes, Axis, Choice
 from hookbrew.surgery.sample import called, mask
 from hookbrew.surgery.trace import IN, weighted
 from hookbrew.taps import Taps
 from hookbrew.taps.selector import spell
-
-Choice = tuple[str, str]
-"""A role and a group: what is chosen together."""
 
 
 @attrs.frozen

@@ -17,11 +17,17 @@ LENGTH = 6
 
 def called(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What `forward` is given: of a mapping what it has parameters for, of a tuple all, or the thing itself."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def here(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
     if not isinstance(batch, Mapping):
-        return (tuple(batch) if isinstance(batch, tuple | list) else (batch,)), {}
+        return tuple(map(here, batch if isinstance(batch, tuple | list) else (batch,))), {}
+    batch = {key: here(value) for key, value in batch.items()}
     known = inspect.signature(model.forward).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()) and not known.keys() & batch.keys():
-        return (), dict(batch)
+        return (), batch
     return (), {key: value for key, value in batch.items() if key in known}
 
 

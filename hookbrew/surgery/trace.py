@@ -97,7 +97,7 @@ class Trace(TorchFunctionMode):
     def grouped(self, pattern: Tensor) -> Tensor:
         """(H, D) of heads, or of groups already -> (groups, D)."""
         each = len(pattern) // self.groups
-        return pattern.view(self.groups, each, -1).any(1)
+        return pattern.view(self.groups, each, -1).any(1).cpu()
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -15,17 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from hookbrew import words
-from hookbrew.chance import seeded
 from hookbrew.errors import SurgeryError
-from hookbrew.surgery.axes import FFN, HEADS, HIDDEN, Axes, surveyed
-from hookbrew.surgery.importance import Choice, importance
-from hookbrew.surgery.rebuild import blank, rebuilt, tensors
+from hookbrew.surgery.axes import FFN, HEADS, HIDDEN, Axes, Choice, cut, lasting, surveyed
+from hookbrew.surgery.importance import importance
+from hookbrew.surgery.proof import require_proven, require_saved
+from hookbrew.surgery.rebuild import rebuilt
 from hookbrew.surgery.sample import run, single
 from hookbrew.surgery.sizes import Sizes, configured, measured, resized
 
 WAYS: Final = ("slice", "importance")
-CLOSE: Final = 1e-3
-"""How far outputs may be apart, relative to the largest: the order of sums in fp32 changes them by far less."""
 
 
 def narrowed(
@@ -60,6 +58,7 @@ def narrowed(
     target = fitted(sizes, axes, hidden, heads, ffn)
     loose = axes.free and target.hidden != target.heads * axes.head
     smaller = resized(config, target, axes.head if loose else None)
+    require_saved(model, axes)
     require_proven(model, smaller, sample)
     return rebuilt(model, smaller, cut(lasting(model), axes, kept(model, axes, target, by, given)))
 
@@ -99,12 +98,6 @@ def fitted(sizes: Sizes, axes: Axes, hidden: int | None, heads: int | None, ffn:
     return Sizes(wide, many, many // sizes.shared, ffn or sizes.ffn)
 
 
-def lasting(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors that a checkpoint holds, by name; the same object under each of its names."""
-    state = model.state_dict()
-    return {name: tensor for name, tensor in tensors(model).items() if name in state}
-
-
 def kept(model: nn.Module, axes: Axes, target: Sizes, by: str, batches: list[Any] | None) -> dict[Choice, Tensor]:
     """The units that stay, in their order, for each choice that loses any."""
     counts = {HIDDEN: target.hidden, HEADS: target.groups, FFN: target.ffn or 0}
@@ -117,59 +110,3 @@ def kept(model: nn.Module, axes: Axes, target: Sizes, by: str, batches: list[Any
     return {
         key: scores[key].sort(descending=True, stable=True).indices[: counts[key[0]]].sort().values for key in sizes
     }
-
-
-def cut(found: Mapping[str, Tensor], axes: Axes, units: Mapping[Choice, Tensor]) -> dict[str, Tensor]:
-    """The tensors with only these units, in this order; one with several names stays one."""
-    names: dict[int, str] = {}
-    made: dict[str, Tensor] = {}
-    places = [(a.tensor, a.dim, a.kept(units[a.role, a.group])) for a in axes.axes if (a.role, a.group) in units]
-    for name, tensor in found.items():
-        if id(tensor) in names:
-            made[name] = made[names[id(tensor)]]
-            continue
-        names[id(tensor)] = name
-        made[name] = tensor.detach()
-        for _, dim, index in (place for place in places if place[0] == name):
-            made[name] = made[name].index_select(dim, index.to(tensor.device))
-    return made
-
-
-def require_proven(model: nn.Module, config: Any, sample: Any) -> None:
-    """Raise SurgeryError unless a model of this config computes the same with all its units in another order.
-
-    A feature that is taken for a head's, or is missed in one tensor, would show: nothing else of the model can undo the
-    exchange. So do numbers that are computed from a place in the hidden width, as sinusoids are.
-    """
-    with seeded(0):
-        blanks = lasting(blank(model, config, "cpu"))
-        noise = {id(tensor): noisy(tensor) for tensor in blanks.values()}
-        found = {name: noise[id(tensor)] for name, tensor in blanks.items()}
-        first = rebuilt(model, config, found).eval()
-        axes = surveyed(first, partial(run, first, sample))
-        units = {key: torch.randperm(size) for key, size in axes.sizes().items()}
-        second = rebuilt(model, config, cut(found, axes, units)).eval()
-    with torch.no_grad():
-        ours, theirs = outputs(run(first, sample)), outputs(run(second, sample))
-    order = units[HIDDEN, ""] if (HIDDEN, "") in units else torch.arange(0)
-    for one, other in zip(ours, theirs, strict=True):
-        turned = one[..., order] if one.shape[-1] == len(order) else one
-        if not any(((one_ - other).abs().max() <= CLOSE * one.abs().max()) for one_ in (one, turned)):
-            raise SurgeryError(
-                f"{type(model).__name__} cannot be made narrower: with its features, heads and neurons in another order"
-                " it computes something else, so some part of it does not only see them as a set"
-            )
-
-
-def noisy(tensor: Tensor) -> Tensor:
-    """Random numbers for a parameter, of a size that keeps activations where they are; a buffer as it is."""
-    if not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point():
-        return tensor
-    noise = torch.randn(tensor.shape) / tensor.shape[-1] ** 0.5
-    return nn.Parameter(noise if tensor.dim() > 1 else 1 + 0.3 * torch.randn(tensor.shape), tensor.requires_grad)
-
-
-def outputs(found: Any) -> list[Tensor]:
-    """The tensors of an output that are no cache, in their order."""
-    values = found.values() if isinstance(found, Mapping) else found if isinstance(found, tuple | list) else [found]
-    return [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import hookbrew as hb
 from hookbrew.errors import SurgeryError
 from hookbrew.surgery.axes import surveyed
 from hookbrew.surgery.importance import gauges, importance
@@ -299,3 +300,34 @@ def test_a_width_that_the_config_leaves_to_another(ffn, inner):
     student = narrowed(model, hidden=16, ffn=ffn)
     assert student.config.n_inner == inner
     assert student.h[0].mlp.c_fc.weight.shape == (16, ffn or 128)
+
+
+def test_positions_that_are_computed_from_the_width_and_not_saved_are_refused():
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, **SIDES, "max_position_embeddings": 32}
+    config = transformers.MarianConfig(vocab_size=64, **sizes, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
+    model = transformers.MarianMTModel(config)
+    with pytest.raises(SurgeryError, match=r"embed_positions\.weight' is not saved but computed from the width"):
+        narrowed(model, hidden=16)
+
+
+def test_mode_and_precision_are_the_teachers(wide, logits):
+    model, batch = wide("llama")
+    student = narrowed(model.to(torch.bfloat16), **HALF)
+    assert {p.dtype for p in student.parameters()} == {torch.bfloat16}
+    assert logits(student, batch).dtype == torch.bfloat16
+    assert narrowed(model.train(), **HALF).training
+    assert model.training
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_a_whole_student(wide, logits, loaded, name):
+    model, batch = wide(name)
+    path = {"bert": "bert.encoder.layer", "gpt2": "transformer.h"}[name]
+    ids = {"keep": {path: "best:1"}, "width": HALF | {"by": "importance"}, "vocabulary": list(range(50))}
+    made = hb.student(model, **ids, batches=[batch])
+    inputs = batch | {"input_ids": batch["input_ids"] % 50}
+    assert logits(made, inputs).shape == (3, 7, 50)
+    assert torch.equal(logits(loaded(made), inputs), logits(made, inputs))
+    layer = {"bert": "output.dense", "gpt2": "mlp.c_fc"}[name]
+    low = hb.student(model, **ids, rank={f"{path}[0].{layer}": 10}, batches=[batch])
+    torch.testing.assert_close(logits(low, inputs), logits(made, inputs), rtol=1e-4, atol=1e-5)
