@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hookbrew import words
 from hookbrew.errors import SurgeryError
 from hookbrew.surgery.rebuild import blank, lists, pretrained, rebuilt, renamed, tensors
-from hookbrew.taps import unwrap
+from hookbrew.taps import sharded, unwrap
 
 Keep = Mapping[str, Sequence[int]]
 """The layers that stay, by the path of their list; rising."""
@@ -39,6 +39,8 @@ def kept(model: nn.Module, keep: Mapping[str, Sequence[int]]) -> nn.Module:
     would: T5 has its position bias in the first block alone.
     """
     inner = unwrap(model)
+    if sharded(inner):
+        raise SurgeryError(f"{type(inner).__name__} is shared out over processes; make a student before that")
     wanted = demanded(inner, keep)
     memo: dict[int, Any] = {}
     for path, module in roots(inner):

@@ -27,7 +27,7 @@ def samples():
 
 
 def ids():
-    return [0, 1, 2]
+    return list(range(61))
 """
 
 CONFIG = """\
@@ -160,6 +160,28 @@ def test_a_teacher_of_a_task(land, known):
     text = text.replace("[[losses]]", "[[tasks.a.losses]]").replace('from = "teacher"', 'from = "tasks.a.teacher"')
     (land / "kd.toml").write_text(text)
     assert run("kd.toml", catalogue=known, quiet=True).student.config.num_hidden_layers == 2
+
+
+MEASURED = """
+from = "teacher"
+keep = { "bert.encoder.layer" = "best:2" }
+width = { hidden = 8, ffn = 12, by = "importance" }
+vocabulary = { factory = "kdland:ids" }
+batches = 2
+"""
+
+
+def test_what_is_measured_is_measured_on_the_training_data(land, known):
+    text = CONFIG.replace('from = "teacher"\nkeep = { "bert.encoder.layer" = [0, 3] }\n', MEASURED)
+    (land / "kd.toml").write_text(text[: text.index('[[losses]]\ntype = "hidden_mse"')])
+    run("kd.toml", ["output=runs/one"], catalogue=known, quiet=True)
+    run(land / "runs/one/resolved.toml", ["output=runs/two"], catalogue=known, quiet=True)
+    from transformers import BertForSequenceClassification
+
+    one, two = (BertForSequenceClassification.from_pretrained(land / f"runs/{name}/final") for name in ("one", "two"))
+    sizes = (one.config.num_hidden_layers, one.config.hidden_size, one.config.intermediate_size, one.config.vocab_size)
+    assert sizes == (2, 8, 12, 61)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(one.parameters(), two.parameters(), strict=True))
 
 
 HERE = 'kd.toml:10:10: student.keep."bert.encoder.layer": '

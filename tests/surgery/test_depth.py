@@ -2,6 +2,7 @@
 
 import copy
 import re
+from itertools import combinations
 
 import pytest
 import torch
@@ -49,6 +50,16 @@ def test_a_student_loads_as_it_was_saved(transformer, logits, loaded, name, path
     assert [id(tensor) for tensor in tensors(teacher).values()] == [key for key, _ in before.values()]
     assert all(torch.equal(tensor, before[name][1]) for name, tensor in tensors(teacher).items())
     assert not pointers(student) & pointers(teacher)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "path", "count"), CASES)
+def test_any_layers_load_as_they_were_saved(transformer, logits, loaded, name, path, count):
+    teacher, inputs = transformer(name)
+    for number in range(count):
+        for rest in combinations(range(1, count), number):
+            student = kept(teacher, {path: [0, *rest]})
+            assert torch.equal(logits(student, inputs), logits(loaded(student), inputs))
 
 
 @pytest.mark.parametrize("name", GENERATIVE)
