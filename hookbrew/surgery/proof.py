@@ -43,7 +43,7 @@ def require_proven(model: nn.Module, config: Any, sample: Any) -> None:
         ours, theirs = outputs(run(first, sample)), outputs(run(second, sample))
     order = units[HIDDEN, ""] if (HIDDEN, "") in units else torch.arange(0)
     for one, other in zip(ours, theirs, strict=True):
-        turned = one[..., order] if one.shape[-1] == len(order) else one
+        turned = one[..., order] if one.shape[-1:] == order.shape else one
         if not close(one, other) and not close(turned, other):
             raise SurgeryError(
                 f"{type(model).__name__} cannot be made narrower: with its features, heads and neurons in another order"

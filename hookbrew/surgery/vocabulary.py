@@ -161,7 +161,7 @@ def require_alike(teacher: nn.Module, student: nn.Module, news: Mapping[int, int
     old, new = (torch.tensor(list(part), device=device) for part in (news.keys(), news.values()))
     sizes = len_of(teacher), len_of(student)
     for one, other in zip(before, after, strict=True):
-        scored = (one.shape[-1], other.shape[-1]) == sizes
+        scored = (*one.shape[-1:], *other.shape[-1:]) == sizes
         if not close(one, other) and not (scored and close(one[..., old], other[..., new])):
             raise SurgeryError(
                 f"{type(teacher).__name__} gives other outputs for the same tokens once their ids are others: it"

@@ -310,6 +310,13 @@ def test_positions_that_are_computed_from_the_width_and_not_saved_are_refused():
         narrowed(model, hidden=16)
 
 
+def test_batches_may_have_labels_and_what_the_model_does_not_take(wide, logits):
+    model, batch = wide("gpt2")
+    more = batch | {"labels": batch["input_ids"], "names": ["a", "b", "c"]}
+    ours, theirs = (narrowed(model, **HALF, by="importance", batches=[given]) for given in (more, batch))
+    assert torch.equal(logits(ours, batch), logits(theirs, batch))
+
+
 def test_mode_and_precision_are_the_teachers(wide, logits):
     model, batch = wide("llama")
     student = narrowed(model.to(torch.bfloat16), **HALF)
