@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from hookbrew import words
 from hookbrew.errors import SurgeryError
 from hookbrew.modes import evaluating
-from hookbrew.surgery.axes import imagined, lasting, shapes
+from hookbrew.surgery.axes import lasting, shapes
 from hookbrew.surgery.proof import close, outputs
-from hookbrew.surgery.rebuild import pretrained, rebuilt
+from hookbrew.surgery.rebuild import blank, pretrained, rebuilt
 from hookbrew.surgery.sample import LENGTH, run
 from hookbrew.surgery.special import respelled, specials
 
@@ -98,7 +98,7 @@ def rows(model: nn.Module, size: int) -> dict[str, list[int]]:
     for key in SIZES:
         if getattr(config, key, None) == size:
             setattr(config, key, size + 1)
-    was, now = shapes(model), imagined(model, config)
+    was, now = shapes(model), shapes(blank(model, config))
     found = {
         name: [dim for dim, (a, b) in enumerate(zip(shape, now[name], strict=True)) if a != b]
         for name, shape in was.items()
