@@ -8,14 +8,14 @@ width, a trace of the model (trace.py) says which axes belong to heads.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from hookbrew.errors import SurgeryError
-from hookbrew.surgery.rebuild import tensors
+from hookbrew.surgery.rebuild import blank, tensors
 from hookbrew.surgery.sizes import Sizes, measured, resized
 from hookbrew.surgery.trace import IN, OUT, Attention, End, Trace, traced, weighted
 
@@ -68,6 +68,10 @@ class Axes:
     head: int
     """The features of one head."""
 
+    def places(self, role: str) -> set[Place]:
+        """The axes of a role."""
+        return {(axis.tensor, axis.dim) for axis in self.axes if axis.role == role}
+
     def sizes(self) -> dict[tuple[str, str], int]:
         """How many units each choice has, by role and group."""
         return {(axis.role, axis.group): axis.size for axis in self.axes}
@@ -100,16 +104,6 @@ def cut(found: Mapping[str, Tensor], axes: Axes, units: Mapping[Choice, Tensor])
     return made
 
 
-def imagined(model: nn.Module, config: Any) -> Shapes:
-    """The shapes of the state of a model of this class with another config; SurgeryError if there can be none."""
-    try:
-        with torch.device("meta"):
-            return shapes(type(model)(config))
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise SurgeryError(f"{type(model).__name__} cannot be built with {measured(config)}: {reason}") from error
-
-
 def named(model: nn.Module, end: End) -> list[tuple[str, int]]:
     """The parameters at one end of a module, each with its dimension: Linear is (out, in), Conv1D (in, out)."""
     module = model.get_submodule(end[0])
@@ -120,55 +114,64 @@ def named(model: nn.Module, end: End) -> list[tuple[str, int]]:
     return [*found, (f"{end[0]}.bias", 0)] if end[1] == OUT and bias is not None else found
 
 
-def surveyed(model: nn.Module, run: Callable[[], object]) -> Axes:
+def surveyed(model: nn.Module, run: Callable[[], object], known: Axes | None = None) -> Axes:
     """The axes of a transformers model; run: runs it once on one sample.
 
+    known: those of a model that differs in its widths alone, so that the shapes need not be compared once more.
     SurgeryError names the first axis that changes with a width in a way that is not understood.
     """
     was, sizes = shapes(model), measured(model.config)
-    neurons = changed(model, was, attrs.evolve(sizes, ffn=sizes.ffn + 1)) if sizes.ffn else set()
+    if known is not None:
+        neurons = known.places(FFN)
+    else:
+        neurons = changed(model, was, attrs.evolve(sizes, ffn=sizes.ffn + 1)) if sizes.ffn else set()
     consumers = [path for path in weighted(model) if set(named(model, (path, IN))) & neurons]
     seen = traced(model, run, Trace(sizes.groups, sizes.heads, consumers))
     ends, owners = owned(model, seen.attentions, was)
-    inner = [was[name][dim] for end in ends if end[1] == IN for name, dim in named(model, end)]
-    head = inner[0] // sizes.heads if inner else sizes.hidden // sizes.heads
-    loose = freed(model, was, sizes, head)
-    free = loose is not None and bool(owners) and not loose & set(owners)
-    hidden = loose if free and loose is not None else changed(model, was, grown(sizes, head, free=False))
-    every = changed(model, was, grown(sizes, head, free=free), head if free else None)
+    if known is not None:
+        head, free, hidden = known.head, known.free, known.places(HIDDEN)
+        every = known.places(HEADS)
+    else:
+        inner = [was[name][dim] for end in ends if end[1] == IN for name, dim in named(model, end)]
+        head = inner[0] // sizes.heads if inner else sizes.hidden // sizes.heads
+        free, hidden, every = grown(model, was, sizes, head, set(owners))
     links = linked(model, seen.sources, neurons)
     found = Found(was, sizes, owners, neurons, hidden, links)
     axes = tuple(found.axis(name, dim) for name, dim in sorted(every | neurons | hidden | set(owners)))
     return Axes(axes, ends, {path: links[f"{path}.weight"] for path in consumers}, free, head)
 
 
+def grown(
+    model: nn.Module, was: Shapes, sizes: Sizes, head: int, owned: set[Place]
+) -> tuple[bool, set[Place], set[Place]]:
+    """Whether heads need not fill the hidden width; what changes with that width; and what with it and the heads.
+
+    owned: the axes of heads. Where heads fill the width, both grow by one group, and the two answers are one.
+    """
+    for wider in (sizes.hidden + sizes.heads, 2 * sizes.hidden):
+        try:
+            hidden = changed(model, was, attrs.evolve(sizes, hidden=wider), head)
+        except SurgeryError:
+            continue
+        if owned and not hidden & owned:
+            twice = attrs.evolve(sizes, hidden=2 * sizes.hidden, heads=2 * sizes.heads, groups=2 * sizes.groups)
+            return True, hidden, changed(model, was, twice, head)
+        break
+    more = sizes.hidden + sizes.shared * head
+    both = attrs.evolve(sizes, hidden=more, heads=sizes.heads + sizes.shared, groups=sizes.groups + 1)
+    hidden = changed(model, was, both)
+    return False, hidden, hidden
+
+
 def changed(model: nn.Module, was: Shapes, sizes: Sizes, head: int | None = None) -> set[Place]:
     """The axes that are of another length with these widths."""
-    now = imagined(model, resized(model.config, sizes, head))
+    now = shapes(blank(model, resized(model.config, sizes, head)))
     return {
         (name, dim)
         for name, shape in was.items()
         for dim, (old, new) in enumerate(zip(shape, now.get(name, shape), strict=True))
         if old != new
     }
-
-
-def freed(model: nn.Module, was: Shapes, sizes: Sizes, head: int) -> set[Place] | None:
-    """What changes with the hidden width while heads stay; None if no config will have that."""
-    for hidden in (sizes.hidden + sizes.heads, 2 * sizes.hidden):
-        try:
-            return changed(model, was, attrs.evolve(sizes, hidden=hidden), head)
-        except SurgeryError:
-            continue
-    return None
-
-
-def grown(sizes: Sizes, head: int, *, free: bool) -> Sizes:
-    """More heads, and a hidden width that they divide; where they have to fill it, one group and its features more."""
-    if free:
-        return attrs.evolve(sizes, hidden=2 * sizes.hidden, heads=2 * sizes.heads, groups=2 * sizes.groups)
-    more = sizes.hidden + sizes.shared * head
-    return attrs.evolve(sizes, hidden=more, heads=sizes.heads + sizes.shared, groups=sizes.groups + 1)
 
 
 def owned(

@@ -25,7 +25,7 @@ def close(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool((one - other).abs().max() <= CLOSE * one.abs().max())
 
 
-def require_proven(model: nn.Module, config: Any, sample: Any) -> None:
+def require_proven(model: nn.Module, config: Any, sample: Any, known: Axes) -> None:
     """Raise SurgeryError unless a model of this config computes the same with all its units in another order.
 
     A feature that is taken for a head's, or is missed in one tensor, would show: nothing else of the model can undo the
@@ -36,14 +36,14 @@ def require_proven(model: nn.Module, config: Any, sample: Any) -> None:
         noise = {id(tensor): noisy(tensor) for tensor in blanks.values()}
         found = {name: noise[id(tensor)] for name, tensor in blanks.items()}
         first = rebuilt(model, config, found).eval()
-        axes = surveyed(first, partial(run, first, sample))
+        axes = surveyed(first, partial(run, first, sample), known)
         units = {key: torch.randperm(size) for key, size in axes.sizes().items()}
         second = rebuilt(model, config, cut(found, axes, units)).eval()
     with torch.no_grad():
         ours, theirs = outputs(run(first, sample)), outputs(run(second, sample))
     order = units[HIDDEN, ""] if (HIDDEN, "") in units else torch.arange(0)
     for one, other in zip(ours, theirs, strict=True):
-        turned = one[..., order] if one.shape[-1] == len(order) else one
+        turned = one[..., order] if one.shape[-1:] == order.shape else one
         if not close(one, other) and not close(turned, other):
             raise SurgeryError(
                 f"{type(model).__name__} cannot be made narrower: with its features, heads and neurons in another order"

@@ -213,7 +213,8 @@ def saved(model: nn.Module, ranks: Mapping[str, int], save_directory: Any, **giv
     if state is None:
         save_model(model, str(folder / FILE))
     else:
-        save_file(state, str(folder / FILE))
+        once = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}  # of tied ones the first name
+        save_file({name: value.contiguous() for name, value in state.items() if name in once}, str(folder / FILE))
     how = "from_pretrained cannot load this; hookbrew.surgery.rank.restored(fresh, folder) can"
     (folder / NOTE).write_text(json.dumps({"note": how, "ranks": dict(ranks)}, indent=2) + "\n", encoding="utf-8")
 

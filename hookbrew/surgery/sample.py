@@ -86,7 +86,7 @@ def run(model: nn.Module, sample: dict[str, Any] | tuple[Any, ...]) -> Any:
         reason = " ".join(str(error).split())
         raise SurgeryError(
             f"{type(model).__name__} does not run on the sample that it is looked at with ({reason});"
-            " give batches that it takes"
+            " give batches that it takes, or other widths"
         ) from error
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from hookbrew import words
 from hookbrew.errors import SurgeryError
 from hookbrew.modes import evaluating
-from hookbrew.surgery.axes import imagined, lasting, shapes
+from hookbrew.surgery.axes import lasting, shapes
 from hookbrew.surgery.proof import close, outputs
-from hookbrew.surgery.rebuild import pretrained, rebuilt
+from hookbrew.surgery.rebuild import blank, pretrained, rebuilt
 from hookbrew.surgery.sample import LENGTH, run
 from hookbrew.surgery.special import respelled, specials
 
@@ -98,7 +98,7 @@ def rows(model: nn.Module, size: int) -> dict[str, list[int]]:
     for key in SIZES:
         if getattr(config, key, None) == size:
             setattr(config, key, size + 1)
-    was, now = shapes(model), imagined(model, config)
+    was, now = shapes(model), shapes(blank(model, config))
     found = {
         name: [dim for dim, (a, b) in enumerate(zip(shape, now[name], strict=True)) if a != b]
         for name, shape in was.items()
@@ -161,7 +161,7 @@ def require_alike(teacher: nn.Module, student: nn.Module, news: Mapping[int, int
     old, new = (torch.tensor(list(part), device=device) for part in (news.keys(), news.values()))
     sizes = len_of(teacher), len_of(student)
     for one, other in zip(before, after, strict=True):
-        scored = (one.shape[-1], other.shape[-1]) == sizes
+        scored = (*one.shape[-1:], *other.shape[-1:]) == sizes
         if not close(one, other) and not (scored and close(one[..., old], other[..., new])):
             raise SurgeryError(
                 f"{type(teacher).__name__} gives other outputs for the same tokens once their ids are others: it"

@@ -59,7 +59,7 @@ def narrowed(
     loose = axes.free and target.hidden != target.heads * axes.head
     smaller = resized(config, target, axes.head if loose else None)
     require_saved(model, axes)
-    require_proven(model, smaller, sample)
+    require_proven(model, smaller, sample, axes)
     return rebuilt(model, smaller, cut(lasting(model), axes, kept(model, axes, target, by, given)))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hookbrew.errors import SelectorError, SurgeryError
+from hookbrew.loop.save import save
 from hookbrew.surgery.rank import LowEmbedding, factorised, restored
 
 
@@ -113,6 +114,17 @@ def test_a_transformer_is_saved_so_that_nothing_loads_it_wrong(transformer, logi
         type(model).from_pretrained(tmp_path / "low")
     again = restored(type(model)(type(model.config).from_pretrained(tmp_path / "low")).eval(), tmp_path / "low")
     assert torch.equal(logits(again, batch), logits(made, batch))
+    made.save_pretrained(tmp_path / "given", state_dict={k: v.clone() for k, v in made.state_dict().items()})
+    again = restored(type(model)(model.config).eval(), tmp_path / "given")
+    assert torch.equal(logits(again, batch), logits(made, batch))
+    with pytest.raises(SurgeryError, match="is saved without push_to_hub"):
+        made.save_pretrained(tmp_path / "no", push_to_hub=True)
+    save(made, tmp_path / "final")  # as a run does
+    assert {file.name for file in (tmp_path / "final").iterdir()} >= {
+        "student.safetensors",
+        "factorised.json",
+        "config.json",
+    }
     twin = copy.deepcopy(made)
     twin.save_pretrained(tmp_path / "twin")
     with torch.no_grad():
