@@ -11,7 +11,7 @@ A question is held out when its md5 sum is a multiple of 5; of the others, 600 c
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from hashlib import md5
 from importlib.util import find_spec
@@ -65,8 +65,9 @@ def minilm(*, frozen: int = 0, **options: object) -> BertForSequenceClassificati
     return model
 
 
-def teacher(folder: str, *, otherwise: str) -> nn.Module:
-    """The fine-tuned model in a folder, which looks at each question once: see `Remembered`.
+def teacher(folder: str, *, otherwise: str) -> BertForSequenceClassification:
+    """The fine-tuned model in a folder, which looks at each question once: see `Remembered`. A student made out of it
+    does not.
 
     otherwise: the configuration to run first if the folder is not there yet; its output must hold the folder.
     """
@@ -76,7 +77,9 @@ def teacher(folder: str, *, otherwise: str) -> nn.Module:
 
         print(f"no teacher in {folder} yet: running {otherwise} first", file=sys.stderr)
         run(otherwise, catalogue=catalogue())
-    return Remembered(BertForSequenceClassification.from_pretrained(folder))
+    model = BertForSequenceClassification.from_pretrained(folder)
+    model.forward = Remembered(model.forward)
+    return model
 
 
 class Reader(nn.Module):
@@ -101,19 +104,18 @@ class Reader(nn.Module):
         return self.classifier(self.dropout(torch.cat(strongest, 1)))
 
 
-class Remembered(nn.Module):
+class Remembered:
     """Looks at each question once and keeps its logits: from the second epoch on the teacher costs nothing."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+    def __init__(self, forward: Callable[..., SequenceClassifierOutput]) -> None:
+        self.forward = forward
         self.known: dict[tuple[int, ...], Tensor] = {}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
         """Logits (B, C) for ids and mask (B, L); the mask is 0 at padding."""
         rows = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(input_ids, attention_mask, strict=True)]
         if not self.known.keys() >= set(rows):
-            logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            logits = self.forward(input_ids=input_ids, attention_mask=attention_mask).logits
             self.known.update(zip(rows, logits.detach(), strict=True))
         return SequenceClassifierOutput(logits=torch.stack([self.known[row] for row in rows]))
 

@@ -3,6 +3,7 @@
     hb.tap(model, name="selector")      any layer of any model, by its module path
     hb.loss("kd_ce", temperature=8)     one term of what is minimised
     hb.callback("evaluate"), hb.augment("masking")
+    hb.student(teacher, keep={"encoder.layer": "uniform:3"})     a new model out of the teacher's weights
     hb.params(model, depth=2)           how large a model is, module by module
     hb.Distillation(teacher, student, losses).fit(loader, epochs=3)
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hookbrew.errors import HookbrewError
     from hookbrew.request import Task, augment, callback, loss, schedule
     from hookbrew.size import params
+    from hookbrew.surgery import student
     from hookbrew.taps import Taps, tap
 
 __version__ = version("hookbrew")
@@ -34,10 +36,23 @@ HOMES = {
     "loss": "hookbrew.request",
     "params": "hookbrew.size",
     "schedule": "hookbrew.request",
+    "student": "hookbrew.surgery",
     "tap": "hookbrew.taps",
 }
 
-__all__ = ["Distillation", "HookbrewError", "Taps", "Task", "augment", "callback", "loss", "params", "schedule", "tap"]
+__all__ = [
+    "Distillation",
+    "HookbrewError",
+    "Taps",
+    "Task",
+    "augment",
+    "callback",
+    "loss",
+    "params",
+    "schedule",
+    "student",
+    "tap",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -53,6 +53,14 @@ def build(factory: Factory, path: str) -> Any:
         raise
 
 
+def ids(value: list[int] | dict[str, Any] | None, path: str) -> Any:
+    """A list as it is; of a table what its factory gives. Raises what `build` does."""
+    if not isinstance(value, dict):
+        return value
+    arguments = {key: inner for key, inner in value.items() if key != "factory"}
+    return build(Factory(factory=value["factory"], arguments=arguments), path)
+
+
 def called(name: str, arguments: Mapping[str, Any]) -> Any:
     """The result of a callable on arguments, nested factories first."""
     function = imported(name)

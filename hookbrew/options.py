@@ -132,10 +132,15 @@ def describe(cls: type) -> tuple[Option, ...]:
     hints = typing.get_type_hints(cls)
     docs = dict(documented(cls))
     return tuple(
-        Option(f.name, hints[f.name], defaulted(f), bounds(f.validator), docs.get(f.name, ""))
+        Option(written(f), hints[f.name], defaulted(f), bounds(f.validator), docs.get(f.name, ""))
         for f in attrs.fields(cls)
         if f.init
     )
+
+
+def written(field: attrs.Attribute[Any]) -> str:
+    """The key of a field in a file: its name, but for words that Python keeps for itself, as `from`."""
+    return str(field.metadata.get("key", field.name))
 
 
 def defaulted(field: attrs.Attribute[Any]) -> Any:

@@ -10,12 +10,12 @@ from torch import nn
 
 from hookbrew import factory, hub, words
 from hookbrew.chance import kept_random
-from hookbrew.config import Document, Experiment, Factory, read, staged
+from hookbrew.config import Derived, Document, Experiment, Factory, read, staged
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.loop import Chain, chosen, moved
 from hookbrew.modes import evaluating
 from hookbrew.objective import Names, accepted, parted
-from hookbrew.plan import place, placed, resolved
+from hookbrew.plan import place, placed, require_source, resolved
 from hookbrew.plugin import Catalogue
 from hookbrew.prepare import feed, model
 from hookbrew.taps import Outline, outline
@@ -44,6 +44,7 @@ def built(
     document = first(source, sets)
     with placed(document):
         config = resolved(document, catalogue)
+        require_source(config)
         there = modelled(config)
         with kept_random(), factory.importing(config.pythonpath):
             found = [side for side in sides if side in there] or ["student"]
@@ -56,7 +57,7 @@ def built(
 class Modelled:
     """A model of a configuration."""
 
-    made: Factory
+    made: Factory | Derived
     path: str
     """Where it stands: `tasks.trec.teacher`."""
     task: str
@@ -105,6 +106,7 @@ def configured(path: str, sets: Sequence[str], sides: Sequence[str], *, catalogu
     document = first(path, sets)
     with placed(document):
         config = resolved(document, catalogue)
+        require_source(config)
         wanted = [required(config, side) for side in sides]
         device = chosen(config.train.device)
         with kept_random(device), factory.importing(config.pythonpath):

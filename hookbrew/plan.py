@@ -17,11 +17,14 @@ from pathlib import Path
 
 import attrs
 
+from hookbrew import words
 from hookbrew.config import (
     EVALUATED,
     Component,
+    Derived,
     Document,
     Experiment,
+    Factory,
     Train,
     check_names,
     staged,
@@ -132,7 +135,26 @@ def planned(document: Document, catalogue: Catalogue, *, quiet: bool = False) ->
         with placed(part):
             plan.append(Stage(name, part, experiment(part, catalogue, quiet=quiet)))
             require_place(plan)
+            require_source(plan[0].experiment)
     return plan
+
+
+def teachers(experiment: Experiment) -> dict[str, tuple[str, Factory]]:
+    """All teachers by where they stand, as `tasks.trec.teachers.large`, each with its task."""
+    found = {}
+    for task, part in experiment.parts.items():
+        if part.teacher is not None:
+            found[f"{place(task)}teacher"] = (task, part.teacher)
+        found |= {f"{place(task)}teachers.{name}": (task, made) for name, made in (part.teachers or {}).items()}
+    return found
+
+
+def require_source(experiment: Experiment) -> None:
+    """Raise ConfigError for a student made from a teacher that is not there; the first stage makes it."""
+    there = teachers(experiment)
+    if isinstance(experiment.student, Derived) and (source := experiment.student.source) not in there:
+        message = f"there is no {source!r} in this file; {words.hint(source, there)}"
+        raise ConfigError([Problem("student.from", message)])
 
 
 def require_place(plan: Sequence[Stage]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,18 @@ import torch
 from torch import nn
 
 from hookbrew import factory, words
-from hookbrew.config import Experiment, Factory, Merge
+from hookbrew.config import Derived, Experiment, Factory, Merge
+from hookbrew.config.keys import dotted
 from hookbrew.distillation import Distillation, Fitting
-from hookbrew.errors import ConfigError, Problem
-from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, Pad, chosen, mix
-from hookbrew.objective import TASK, Names, Teachers, parted
+from hookbrew.errors import ConfigError, Problem, SelectorError, SurgeryError
+from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, Pad, chosen, mix, moved
+from hookbrew.objective import TASK, Names, Teachers, accepted, parted
 from hookbrew.plan import place
+from hookbrew.plan import teachers as sources
 from hookbrew.plugin import Catalogue
 from hookbrew.ranks import shard, world
 from hookbrew.request import Task
+from hookbrew.surgery import student as derive
 
 Shelf = dict[str, nn.Module]
 """The teachers of several stages, by all that they are made of."""
@@ -56,7 +59,11 @@ def prepare(
     others = {
         t: feed(experiment, t, "evaluate") for t, part in experiment.parts.items() if part.data.evaluate is not None
     }
-    distillation = distilled(experiment, catalogue, student, {} if teachers is None else teachers)
+    shelf: Shelf = {} if teachers is None else teachers
+    if student is None:
+        whole = trained(experiment, shelf, feeds)  # before a teacher is shared out over processes
+        student = spread(experiment, whole, "student", "both")
+    distillation = distilled(experiment, catalogue, student, shelf)
     for task, loader in feeds.items():
         objective = distillation.objective.parts[task]
         loader.index = objective.names.index if objective.indexed else None
@@ -114,11 +121,9 @@ def loader(
     )
 
 
-def distilled(experiment: Experiment, catalogue: Catalogue, student: nn.Module | None, shelf: Shelf) -> Distillation:
+def distilled(experiment: Experiment, catalogue: Catalogue, student: nn.Module, shelf: Shelf) -> Distillation:
     """All models, and the losses between them."""
     teachers = {task: taught(experiment, task, shelf) for task in experiment.parts}
-    if student is None:
-        student = spread(experiment, model(experiment, experiment.student, "student"), "student", "both")
     torch.manual_seed(mix(experiment.seed, "projections"))
     tasks = {
         task: Task(
@@ -150,10 +155,61 @@ def frozen(experiment: Experiment, made: Factory, path: str, shelf: Shelf) -> nn
 
     The same is what has the same place, seed and arguments to the letter, so that its random weights are equal too.
     """
-    known = f"{experiment.seed} {path} {made!r}"
+    known = label(experiment, made, path)
     if known not in shelf:
         shelf[known] = spread(experiment, model(experiment, made, path), "both")
     return shelf[known]
+
+
+def label(experiment: Experiment, made: Factory, path: str) -> str:
+    """All that a teacher is made of."""
+    return f"{experiment.seed} {path} {made!r}"
+
+
+def trained(experiment: Experiment, shelf: Shelf, feeds: Mapping[str, Loader] | None = None) -> nn.Module:
+    """The student, whole: of its factory, or made out of its teacher, which comes onto the shelf.
+
+    feeds: the training data of each task, if it is there already. All processes make the same student. Raises
+    ConfigError when it cannot be made.
+    """
+    config = experiment.student
+    if isinstance(config, Factory):
+        return model(experiment, config, "student")
+    task, made = sources(experiment)[config.source]
+    teacher = model(experiment, made, config.source)
+    vocabulary = factory.ids(config.vocabulary, "student.vocabulary")
+    width = None if config.width is None else attrs.asdict(config.width, filter=lambda _, value: value is not None)
+    options = {"keep": config.keep, "width": width, "vocabulary": vocabulary, "rank": config.rank}
+    batches = sample(experiment, task, teacher, feeds or {}) if config.measured else None
+    try:
+        student = derive(teacher, **options, batches=batches)
+    except (SelectorError, SurgeryError) as error:
+        raise ConfigError([misplaced(str(error), options)]) from error
+    shelf[label(experiment, made, config.source)] = spread(experiment, teacher, "both")
+    return student
+
+
+def misplaced(message: str, options: Mapping[str, Any]) -> Problem:
+    """The problem of a student that cannot be made, at the key that the message begins with, and at the path in it."""
+    key, _, rest = message.partition(": ")
+    if key not in options:
+        return Problem("student", message)
+    paths = [path for path in options[key] if isinstance(path, str) and repr(path) in rest]
+    return Problem(dotted(("student", key, *paths[:1])), rest)
+
+
+def sample(experiment: Experiment, task: str, teacher: nn.Module, feeds: Mapping[str, Loader]) -> list[Batch]:
+    """The batches that a student is measured on, as the teacher takes them; it goes to the device of the training."""
+    assert isinstance(experiment.student, Derived)
+    device, data = chosen(experiment.train.device), experiment.parts[task].data
+    own = () if experiment.student.source.endswith("teacher") else (experiment.student.source.rpartition(".")[2],)
+    loader = feeds.get(task) or feed(experiment, task, "train")
+    parts = [parted(batch, "teacher", *own) for batch in loader.some(experiment.student.batches)]
+    if task not in feeds:
+        loader.close()
+    labels = (data.labels,) if isinstance(data.labels, str) else tuple(data.labels)
+    teacher.to(device)
+    return [moved({key: part[key] for key in accepted(teacher, part, labels)}, device) for part in parts]
 
 
 def spread(experiment: Experiment, made: nn.Module, *shards: str) -> nn.Module:
@@ -171,8 +227,10 @@ def spread(experiment: Experiment, made: nn.Module, *shards: str) -> nn.Module:
     return made
 
 
-def model(experiment: Experiment, made: Factory, path: str) -> nn.Module:
+def model(experiment: Experiment, made: Factory | Derived, path: str) -> nn.Module:
     """A model, its weights drawn from a seed of its own; path: where it stands in the configuration."""
+    if isinstance(made, Derived):
+        return trained(experiment, {})
     torch.manual_seed(mix(experiment.seed, path))
     built = factory.build(made, path)
     if not isinstance(built, nn.Module):

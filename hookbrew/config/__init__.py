@@ -10,6 +10,7 @@ Imports no torch. What components there are is asked of the catalogue that is pa
 
 from __future__ import annotations
 
+from hookbrew.config.derived import Derived
 from hookbrew.config.document import Document
 from hookbrew.config.names import check_names
 from hookbrew.config.origins import inline, origin_lines, settings
@@ -42,6 +43,7 @@ __all__ = [
     "EVALUATED",
     "Component",
     "Data",
+    "Derived",
     "Document",
     "Experiment",
     "Factory",

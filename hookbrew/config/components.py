@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from cattrs import Converter
 
 from hookbrew import words
+from hookbrew.config.derived import Derived, wrong
 from hookbrew.config.faults import MISSING, Fault, Mismatch, collected, finish, of_names, shown
 from hookbrew.config.keys import Keys
 from hookbrew.config.strict import Hook, number, table
@@ -59,6 +60,31 @@ def factory(value: Any, _: Any) -> Factory:
         tag(given, "factory")
     finish([*found, *misnamed(given, ())])
     return Factory(factory=given.pop("factory"), arguments=given)
+
+
+def student(conv: Converter) -> Hook:
+    """The hook for `[student]`: a factory's table, or one that says `from` which teacher it is made."""
+
+    def kept(value: Any, _: Any) -> dict[str, list[int] | str]:
+        made: dict[str, list[int] | str] = conv.structure(value, dict[str, list[int] | str])
+        finish(Fault((path,), why) for path, layers in made.items() if (why := wrong(layers)) is not None)
+        return made
+
+    own = table(Derived, conv, keep=kept)
+    known = [option.name for option in describe(Derived)]
+
+    def structure(value: Any, hint: Any) -> Factory | Derived:
+        if isinstance(value, Factory | Derived):
+            return value
+        given = demanded(value)
+        if "factory" in given and "from" in given:
+            raise Mismatch.of("give either from or factory, not both", "from")
+        meant = {*known} & {*given} or (words.nearest("from", given) and not words.nearest("factory", given))
+        if "factory" not in given and meant:
+            return own(given, Derived)  # type: ignore[no-any-return]  # a hook gives its class
+        return factory(given, hint)
+
+    return structure
 
 
 def measured(projection: Factory) -> Factory:

@@ -12,6 +12,7 @@ from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, Iterabl
 
 from hookbrew import words
 from hookbrew.config.keys import Keys
+from hookbrew.options import written
 
 MISSING = "missing: this key is required"
 LONGEST = 60
@@ -75,13 +76,14 @@ def faults(error: BaseException, keys: Keys = (), also: Collection[str] = ()) ->
 def of_table(error: ClassValidationError, keys: Keys, also: Collection[str]) -> Iterator[Fault]:
     """The faults of one attrs class: of its fields, its key names, and of its own checks."""
     noted, bare = error.group_exceptions()
-    missing = [note.name for inner, note in noted if type(inner) is KeyError]
+    names = {f.name: written(f) for f in attrs.fields(error.cl) if f.init}
+    missing = [names[note.name] for inner, note in noted if type(inner) is KeyError]
     extra = [name for inner in bare if isinstance(inner, ForbiddenExtraKeysError) for name in inner.extra_fields]
-    known = [f.name for f in attrs.fields(error.cl) if f.init] + list(also)
+    known = [*names.values(), *also]
     yield from of_names(extra, missing, known, keys)
     for inner, note in noted:
         if type(inner) is not KeyError:
-            yield from faults(inner, (*keys, note.name))
+            yield from faults(inner, (*keys, names[note.name]))
     for inner in bare:
         if not isinstance(inner, ForbiddenExtraKeysError):
             field = next((name for name in known if str(inner).startswith(f"'{name}' ")), None)

@@ -17,6 +17,8 @@ from hookbrew.config.keys import Keys, dotted
 from hookbrew.config.tree import Optimizer
 
 TAGS = ("type", "factory")
+OTHER = {"from": "factory", "factory": "from"}
+"""What a `[student]` is said to be by."""
 RIVALS: dict[Keys, tuple[tuple[str, str], ...]] = {
     ("train",): (("epochs", "steps"), ("steps", "epochs")),
     (): (("teacher", "teachers"), ("teacher", "merge"), ("teachers", "teacher")),
@@ -70,6 +72,10 @@ def put(base: Layer, holder: Any, keys: Keys, value: Any, top: Layer) -> None:
 
 def retyped(base: Layer, keys: Keys, old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether a table changes what it is; if so, says what that drops."""
+    for tag, other in OTHER.items():
+        if local(keys) == ("student",) and tag in new and other in old and other not in new:
+            base.note(keys, f"{other} -> {tag}", (name for name in old if name not in {*new, other}))
+            return True
     for tag in TAGS:
         before = old.get(tag, UNSAID.get(local(keys)) if tag == "type" else None)
         if tag in new and before is not None and new[tag] != before:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import attrs
 
 from hookbrew.config.components import Catalogued
+from hookbrew.config.derived import Derived
 from hookbrew.config.stages import KNOWN
 from hookbrew.config.strict import UNIONS, arms, origin
 from hookbrew.config.tree import COMPONENTS, PLACEMENT, Component, Data, Experiment, Factory, Loss, Optimizer, Weight
@@ -73,6 +74,7 @@ def complete(catalogue: Catalogued) -> Schema:
     for *outer, name in FACTORIES:
         inside = properties["data"]["properties"] if outer else properties
         inside[str(name)] = {"required": ["factory"]}
+    properties["student"] = {"anyOf": [{"required": ["factory"]}, {"required": ["from"]}]}
     properties["teachers"] = {"additionalProperties": {"required": ["factory"]}}
     own = ("data", "losses", "teacher", "teachers", "merge")
     task = {"required": list(own[:2]), "properties": {k: properties[k] for k in own if k in properties}}
@@ -128,6 +130,9 @@ class Shape:
             return {"enum": list(inner)}
         if kind in UNIONS and Component in inner:
             return self.own(Component, name)
+        if kind in UNIONS and Derived in inner:
+            derived = self.table(Derived, whole=False)
+            return {"type": "object", "if": {"required": ["from"]}, "then": derived, "else": self.own(Factory, name)}
         if kind in UNIONS:
             return joined([self.typed(arm, name) for arm in arms(hint)])
         if kind in (list, tuple, Sequence):

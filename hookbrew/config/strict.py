@@ -16,6 +16,7 @@ from cattrs.cols import homogenous_tuple_structure_factory, list_structure_facto
 from cattrs.gen import make_dict_structure_fn
 
 from hookbrew.config.faults import Fault, Mismatch, choice, collected, finish, said, shown
+from hookbrew.options import written
 
 Hook = Callable[[Any, Any], Any]
 UNIONS = (Union, types.UnionType)
@@ -217,7 +218,9 @@ def table(cls: Any, conv: Converter, **hooks: Hook) -> Hook:
     Validators are called here, field by field, so that one failure does not hide the next.
     """
     overrides: dict[str, Any] = {
-        field.name: override(struct_hook=validated(field, conv)) for field in attrs.fields(cls) if field.validator
+        field.name: override(struct_hook=validated(field, conv), rename=written(field))
+        for field in attrs.fields(cls)
+        if field.validator
     }
     overrides.update({name: override(struct_hook=hook) for name, hook in hooks.items()})
     build = make_dict_structure_fn(cls, conv, _cattrs_forbid_extra_keys=True, **overrides)

@@ -14,7 +14,7 @@ from cattrs.errors import BaseValidationError
 from hookbrew import words
 from hookbrew.config import strict
 from hookbrew.config.anchor import anchored
-from hookbrew.config.components import Catalogued, Components, factory, optimizer
+from hookbrew.config.components import Catalogued, Components, factory, optimizer, student
 from hookbrew.config.document import Document
 from hookbrew.config.faults import MISSING, Fault, Mismatch, collected, faults, finish
 from hookbrew.config.keys import Keys, dotted
@@ -71,6 +71,7 @@ def experimental(catalogue: Catalogued) -> Converter:
     conv.register_structure_hook(Loss, made.loss)
     conv.register_structure_hook(Train, lasting(conv))
     hooks = {
+        "student": student(conv),
         "lr_schedule": made.component("lr_schedule"),
         "augments": each(made.component("augments")),
         "callbacks": each(made.component("callbacks")),

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import attrs
 
+from hookbrew.config.derived import Derived
 from hookbrew.options import at_least, positive
 
 COMPONENTS = {
@@ -230,8 +231,8 @@ class Experiment:
 
     output: Path
     """The run folder, relative to the file; it must not exist yet."""
-    student: Factory
-    """The model that is trained."""
+    student: Factory | Derived
+    """The model that is trained: of a factory, or `from` a teacher."""
     train: Train
     data: Data | None = None
     """What the models are fed with; required unless there are tasks, which have their own."""

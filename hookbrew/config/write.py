@@ -14,6 +14,7 @@ import tomli_w
 from hookbrew.config.keys import Keys, dotted
 from hookbrew.config.tree import Component, Experiment, Factory, Loss, Optimizer, Weight
 from hookbrew.errors import ConfigError, Problem
+from hookbrew.options import written
 
 LEAVES = (str, int, float, datetime.date, datetime.time)
 
@@ -66,7 +67,7 @@ def _(value: Loss) -> dict[str, Any]:
 
 def fields(value: Any) -> dict[str, Any]:
     """The fields of an attrs class that its table has, those that are None by default left out."""
-    made = {f.name: (f.default, getattr(value, f.name)) for f in attrs.fields(type(value)) if f.init}
+    made = {written(f): (f.default, getattr(value, f.name)) for f in attrs.fields(type(value)) if f.init}
     return {name: plain(item) for name, (default, item) in made.items() if item is not None or default is not None}
 
 

@@ -105,9 +105,13 @@ class Loader:
 
     def first(self) -> list[Batch]:
         """The first batch of the first epoch, all of it."""
+        return self.some(1)
+
+    def some(self, count: int) -> list[Batch]:
+        """The first batches of the first epoch, the same on all processes; fewer if it has no more."""
         ranks, self._order.ranks = self._order.ranks, Ranks()
         try:
-            return [next(iter(self.epoch(1)))]
+            return list(islice(self.epoch(1), count))
         finally:
             self._order.ranks = ranks
 

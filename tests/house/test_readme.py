@@ -70,6 +70,8 @@ def test_further_tables(project, monkeypatch, block, left_out):
     """Teachers, tasks, stages: in place of what the first file says about the same."""
     monkeypatch.chdir(project)
     base = {key: value for key, value in tomllib.loads(blocks("toml")[0]).items() if key not in left_out}
+    if "teacher" in left_out:  # out of which the first file makes its student
+        base["student"] = tomllib.loads(blocks("toml")[1])["teachers"]["small"]
     Path("further.toml").write_text(tomli_w.dumps(base | tomllib.loads(blocks("toml")[block])))
     done = CliRunner().invoke(main, ["check", "further.toml"], prog_name="hookbrew")
     assert done.exit_code == 0, done.output
@@ -179,6 +181,28 @@ def test_python():
     space["loader"] = [batch] * 4
     exec(blocks("python")[1], space)
     assert space["state"].step == 12
+
+
+def student():
+    """The blocks of the section on students, in TOML and in Python."""
+    marks = {"toml": "uniform:3", "python": "hb.student("}
+    return [next(block for block in blocks(kind) if mark in block) for kind, mark in marks.items()]
+
+
+def test_a_student_out_of_its_teacher(project, monkeypatch):
+    import hookbrew
+
+    toml, python = student()
+    teacher = encoder(8, 4)
+    space = {"hb": hookbrew, "teacher": teacher}
+    exec(python, space)
+    made = space["student"].encoder.layer
+    assert len(made) == 2
+    assert torch.equal(made[1].weight, teacher.encoder.layer[3].weight)
+    monkeypatch.chdir(project)
+    Path("made.toml").write_text(tomli_w.dumps(tomllib.loads(blocks("toml")[0]) | tomllib.loads(toml)))
+    done = CliRunner().invoke(main, ["check", "made.toml"], prog_name="hookbrew")
+    assert done.exit_code == 0, done.output
 
 
 def test_the_plugin(monkeypatch):

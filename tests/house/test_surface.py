@@ -17,6 +17,7 @@ def test_names():
         "loss",
         "params",
         "schedule",
+        "student",
         "tap",
     ]
     assert len(hookbrew.__all__) <= 16
