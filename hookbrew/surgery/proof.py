@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hookbrew.chance import seeded
 from hookbrew.errors import SurgeryError
-from hookbrew.surgery.axes import HIDDEN, Axes, cut, lasting, surveyed
+from hookbrew.surgery.axes import HIDDEN, Axes, Choice, cut, lasting, surveyed
 from hookbrew.surgery.rebuild import blank, rebuilt
 from hookbrew.surgery.sample import run
 
@@ -37,18 +37,31 @@ def require_proven(model: nn.Module, config: Any, sample: Any, known: Axes) -> N
         found = {name: noise[id(tensor)] for name, tensor in blanks.items()}
         first = rebuilt(model, config, found).eval()
         axes = surveyed(first, partial(run, first, sample), known)
-        units = {key: torch.randperm(size) for key, size in axes.sizes().items()}
-        second = rebuilt(model, config, cut(found, axes, units)).eval()
-    with torch.no_grad():
-        ours, theirs = outputs(run(first, sample)), outputs(run(second, sample))
-    order = units[HIDDEN, ""] if (HIDDEN, "") in units else torch.arange(0)
-    for one, other in zip(ours, theirs, strict=True):
-        turned = one[..., order] if one.shape[-1:] == order.shape else one
-        if not close(one, other) and not close(turned, other):
-            raise SurgeryError(
-                f"{type(model).__name__} cannot be made narrower: with its features, heads and neurons in another order"
-                " it computes something else, so some part of it does not only see them as a set"
-            )
+        for units in exchanges(axes):
+            second = rebuilt(model, config, cut(found, axes, units)).eval()
+            with torch.no_grad():
+                ours, theirs = outputs(run(first, sample)), outputs(run(second, sample))
+            order = units.get((HIDDEN, ""), torch.arange(0))
+            for one, other in zip(ours, theirs, strict=True):
+                turned = one[..., order] if one.shape[-1:] == order.shape else one
+                if not close(one, other) and not close(turned, other):
+                    raise SurgeryError(
+                        f"{type(model).__name__} cannot be made narrower: with its features, heads and neurons in"
+                        " another order it computes something else, so some part of it does not only see them as a set"
+                    )
+
+
+def exchanges(axes: Axes) -> Iterator[dict[Choice, Tensor]]:
+    """Other orders of the units: of all choices, then of every second one, as if the rest had nothing to do with it."""
+    keys = sorted(axes.sizes())
+    for chosen in (keys, keys[::2]):
+        yield {key: shuffled(axes.sizes()[key]) for key in chosen}
+
+
+def shuffled(size: int) -> Tensor:
+    """A random order that is not the first one, unless there is no other."""
+    order = torch.randperm(size)
+    return order.roll(1) if torch.equal(order, torch.arange(size)) else order
 
 
 def require_saved(model: nn.Module, axes: Axes) -> None:

@@ -349,3 +349,10 @@ def test_a_whole_student(wide, logits, loaded, name):
     layer = {"bert": "output.dense", "gpt2": "mlp.c_fc"}[name]
     low = hb.student(model, **ids, rank={f"{path}[0].{layer}": 12}, batches=[batch])
     torch.testing.assert_close(logits(low, inputs), logits(made, inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_share_a_bias_of_their_heads_keep_the_same_heads(wide):
+    model, batch = wide("t5")
+    groups = surveyed(model, lambda: model(**batch)).sizes()
+    heads = [group for role, group in groups if role == "heads"]
+    assert len(heads) == 4  # of six attentions: those to themselves are one choice in each stack
