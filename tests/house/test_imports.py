@@ -18,6 +18,7 @@ ORDER = [
     ("modes", "progress", "folder", "store", "migrate"),
     ("report",),
     ("taps",),
+    ("surgery",),
     ("objective", "size"),
     ("loop",),
     ("request",),
