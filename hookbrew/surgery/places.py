@@ -43,12 +43,17 @@ def bare(model: nn.Module) -> None:
         raise SurgeryError(f"taps are open on {several(map(repr, found), most=3)}; leave their `with` block first")
 
 
-def found(model: nn.Module, selector: str) -> Found:
-    """The modules that a selector names, each once, under the first of its paths; SurgeryError says what is near."""
+def found(model: nn.Module, selector: str, *, every: bool = False) -> Found:
+    """The modules that a selector names, each once, under the first of its paths; SurgeryError says what is near.
+
+    every: under all the paths that the selector names.
+    """
     try:
         matched = modules(model, selector)
     except SelectorError as error:
         raise SurgeryError(str(error)) from None
+    if every:
+        return matched
     once: dict[int, str] = {}
     for path, module in matched.items():
         once.setdefault(id(module), path)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
 import attrs
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookbrew.errors import SurgeryError
 from hookbrew.surgery.carry import settle
-from hookbrew.surgery.change import Change
+from hookbrew.surgery.change import Change, Flag
 from hookbrew.surgery.follow import follow, named
+from hookbrew.surgery.fresh import Values, drawer
+from hookbrew.surgery.lists import gap, inserted, joined, removed, staying
 from hookbrew.surgery.places import apart, bare, families, found, paths, unhooked
 from hookbrew.surgery.ties import Pair, retied
+from hookbrew.taps.walk import join
+from hookbrew.words import several
 
 Make = nn.Module | Callable[[str, nn.Module], nn.Module]
 """A module, or a function of the path and the old module that makes one."""
@@ -94,6 +98,62 @@ class Surgery:
                 )
         return self._replace("wrap", selector, tag, pairs)
 
+    def insert(self, path: str, module: nn.Module, *, tag: str | None = None) -> list[str]:
+        """Put a module into a Sequential or ModuleList, before the element at a path; `net[4]` of 4 is the end.
+
+        Later elements get higher numbers. The module comes to the device, the dtype and the mode of its neighbour.
+        """
+        if (known := self._known("insert", path, tag)) is not None:
+            return known
+        above_it, parent, number = gap(self.model, path)
+        if not isinstance(module, nn.Module):
+            raise SurgeryError(f"insert '{path}': expected a module, got {type(module).__name__}")
+        if any(part is parent for part in module.modules()):
+            raise SurgeryError(f"insert '{path}': the new {type(module).__name__} holds the container itself")
+        family = inserted(above_it, parent, number, module)
+        beside = [child for _, child in (*family.before[number : number + 1], *family.before[number - 1 : number])]
+        around = [*filter(None, beside), parent, *above(self.model, joined(above_it, number))]
+        settle(module, None, around, self._parts())
+        return self._make("insert", path, tag, [joined(above_it, number)], [family])
+
+    def remove(self, selector: str, *, tag: str | None = None) -> list[str]:
+        """Take elements out of a Sequential, ModuleList or ModuleDict; later ones get lower numbers.
+
+        Other names of an element keep it. The configuration of a transformers model does not know of it: what is saved
+        then loads wrong, without an error; `hb.student(teacher, keep=...)` makes one that loads right.
+        """
+        if (known := self._known("remove", selector, tag)) is not None:
+            return known
+        matched = found(self.model, selector, every=True)
+        apart(selector, matched)
+        families = removed(self.model, matched)
+        stays = staying(self.model, families)
+        for path, module in matched.items():
+            unhooked(path, module, stays)
+        return self._make("remove", selector, tag, matched, families)
+
+    def freeze(self, selector: str, *, tag: str | None = None) -> list[str]:
+        """Train the parameters of some modules no more, tied ones in other modules included; gradients go."""
+        return self._turn("freeze", selector, tag, on=False)
+
+    def unfreeze(self, selector: str, *, tag: str | None = None) -> list[str]:
+        """Train the parameters of some modules; those that are integers cannot be."""
+        return self._turn("unfreeze", selector, tag, on=True)
+
+    def reset(self, selector: str, *, tag: str | None = None) -> list[str]:
+        """Draw the weights of some modules anew, from torch's random state, in the same tensors.
+
+        As a transformers model draws those inside it, else by `reset_parameters()` of each module. What an optimizer
+        remembers of them goes. `undo` brings the old numbers back, whatever was trained since.
+        """
+        if (known := self._known("reset", selector, tag)) is not None:
+            return known
+        chosen = found(self.model, selector)
+        apart(selector, chosen)
+        values = Values([(path, module, drawer(self.model, path)) for path, module in chosen.items()])
+        new = frozenset(parameter for module in chosen.values() for parameter in module.parameters())
+        return self._make("reset", selector, tag, paths(self.model, [*chosen.values()]), [values], forgotten=new)
+
     def undo(self, to: int = 0) -> None:
         """Take back all edits after a mark, the last one first; SurgeryError where somebody else has been since."""
         if not 0 <= to <= self.mark:
@@ -136,27 +196,51 @@ class Surgery:
         pairs = [pair for pair in pairs if pair.new is not pair.old]
         chosen = {pair.path: pair.old for pair in pairs}
         apart(selector, chosen)
-        known = {id(part) for part in (*self.model.modules(), *self.model.parameters(), *self.model.buffers())}
+        known = self._parts()
         stays = [pair.new for pair in pairs]
         for pair in pairs:
             unhooked(pair.path, pair.old, stays)
             settle(pair.new, pair.old, above(self.model, pair.path), known)
         ties = [] if untie else retied(self.model, pairs)
         heirs = {id(pair.old): (pair.old, pair.new) for pair in pairs}
-        return self._make(verb, selector, tag, chosen.values(), [*ties, *families(self.model, heirs)])
+        touched = paths(self.model, [*chosen.values()])
+        return self._make(verb, selector, tag, touched, [*ties, *families(self.model, heirs)])
+
+    def _turn(self, verb: str, selector: str, tag: str | None, *, on: bool) -> list[str]:
+        """Set requires_grad of the parameters of some modules."""
+        if (known := self._known(verb, selector, tag)) is not None:
+            return known
+        chosen = found(self.model, selector)
+        inside = {p: join(path, name) for path, module in chosen.items() for name, p in module.named_parameters()}
+        able = {p: path for p, path in inside.items() if p.is_floating_point() or p.is_complex()}
+        if not able:
+            raise SurgeryError(f"{verb} '{selector}': no parameter that could be trained is in {several(chosen)}")
+        flags = [Flag(p, path, not on, on) for p, path in able.items() if p.requires_grad is not on]
+        return self._make(verb, selector, tag, paths(self.model, [*chosen.values()]), flags)
+
+    def _parts(self) -> set[int]:
+        """The ids of all that the model is made of."""
+        return {id(part) for part in (*self.model.modules(), *self.model.parameters(), *self.model.buffers())}
 
     def _make(
-        self, verb: str, selector: str, tag: str | None, chosen: Iterable[nn.Module], changes: list[Change]
+        self,
+        verb: str,
+        selector: str,
+        tag: str | None,
+        touched: Iterable[str],
+        changes: Sequence[Change],
+        *,
+        forgotten: frozenset[Tensor] = frozenset(),
     ) -> list[str]:
         """Make the changes, all or none, and write them down."""
-        touched = tuple(paths(self.model, [*chosen]))
+        touched = tuple(touched)
         with ExitStack() as back:
             before = named(self.model)
             for change in changes:
                 change.do()
                 back.callback(change.undo)
             if self.optimizer is not None:
-                following = follow(self.optimizer, before, named(self.model), frozenset())
+                following = follow(self.optimizer, before, named(self.model), forgotten)
                 if following is not None:
                     following.do()
                     changes = [*changes, following]

@@ -6,48 +6,7 @@ from torch import nn
 
 import hookbrew as hb
 from hookbrew.errors import SurgeryError
-
-
-class Net(nn.Module):
-    """Layers, one of them under two more names, and a head tied to the embedding."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(7, 4)
-        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU())
-        self.body[3] = self.body[1]
-        self.first = self.body[0]
-        self.head = nn.Linear(4, 7, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, ids):
-        return self.head(self.first(self.body(self.embed(ids))))
-
-
-class Around(nn.Module):
-    def __init__(self, old):
-        super().__init__()
-        self.base = old
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, x):
-        return self.base(x) * self.scale
-
-
-def facts(model):
-    """The same for a model that is the same."""
-    return (
-        [(path, id(module)) for path, module in model.named_modules(remove_duplicate=False)],
-        [(name, id(p), p.requires_grad) for name, p in model.named_parameters(remove_duplicate=False)],
-        [*model.state_dict()],
-        [m.training for m in model.modules()],
-    )
-
-
-@pytest.fixture
-def net():
-    torch.manual_seed(0)
-    return Net()
+from tests.surgery.conftest import Around, facts
 
 
 def test_swap_replaces_every_name(net):
@@ -64,7 +23,8 @@ def test_swap_two_places_in_one_parent(net):
 
 
 def test_undo_is_exact(net):
-    ids = torch.arange(7)
+    ids = torch.arange(7)[None]
+    net.eval()
     before, output = facts(net), net(ids)
     surgery = hb.Surgery(net)
     surgery.swap("body[0]", nn.Linear(4, 4))
@@ -136,7 +96,7 @@ def test_wrap_keeps_ties_and_hooks(net):
     fired = []
     net.head.register_forward_hook(lambda *_: fired.append(1))
     hb.Surgery(net).wrap("head", Around)
-    net(torch.arange(3))
+    net(torch.arange(3)[None])
     assert net.head.base.weight is net.embed.weight
     assert fired == [1]
 
@@ -163,10 +123,10 @@ def test_the_optimizer_follows(net):
         [
             {"params": [net.embed.weight]},
             {"params": [*net.body[0].parameters()], "lr": 0.5},
-            {"params": [*net.body[2].parameters()]},
+            {"params": [*net.body[2].parameters(), *net.norm.parameters()]},
         ]
     )
-    net(torch.arange(7)).sum().backward()
+    net(torch.arange(7)[None]).sum().backward()
     optimizer.step()
     groups = [[*group["params"]] for group in optimizer.param_groups]
     lists = [group["params"] for group in optimizer.param_groups]
