@@ -255,7 +255,8 @@ def replaceable(model: nn.Module, verb: str, pair: Pair) -> None:
     if not isinstance(pair.new, nn.Module):
         raise SurgeryError(f"{verb} '{pair.path}': expected a module, got {type(pair.new).__name__}")
     inside = {id(module) for module in pair.new.modules()}
-    if any(id(parent) in inside for parent in above(model, pair.path)):
+    parents = [module for module in model.modules() if any(child is pair.old for child in module._modules.values())]
+    if any(id(parent) in inside for parent in parents):
         raise SurgeryError(f"{verb} '{pair.path}': the new {type(pair.new).__name__} holds a module that would hold it")
 
 
