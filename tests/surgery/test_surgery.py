@@ -146,6 +146,18 @@ def test_the_optimizer_follows(net):
     assert [(key, id(value)) for key, value in optimizer.state.items()] == state
 
 
+def test_a_new_parameter_stands_where_the_one_of_its_name_stood(net):
+    """By its own name, not by that of its module: weights and biases are often in groups of their own."""
+    weights = [net.body[0].weight, net.body[2].weight, net.embed.weight]
+    optimizer = torch.optim.SGD(
+        [{"params": [net.body[0].bias, net.body[2].bias], "weight_decay": 0.0}, {"params": weights}], lr=0.1
+    )
+    Surgery(net, optimizer).swap("body[0]", nn.Linear(4, 4))
+    assert optimizer.param_groups[0]["params"][0] is net.body[0].bias
+    assert optimizer.param_groups[1]["params"][0] is net.body[0].weight
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 3]
+
+
 def test_a_tag_is_made_once(net):
     surgery = Surgery(net)
     paths = surgery.wrap("body[2]", Around, tag="mine")
