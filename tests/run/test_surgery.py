@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from hookbrew.config import read
-from hookbrew.errors import ConfigError
+import hookbrew_plugins
+from hookbrew.config import read, schema
+from hookbrew.errors import ConfigError, SurgeryError
 from hookbrew.factory import importing
 from hookbrew.operate import operated
 from hookbrew.plan import planned
+from hookbrew.plugin import catalogue, hookimpl, options
 from hookbrew.run import built, resume, run
 from tests.surgery.conftest import model
 
@@ -244,3 +247,66 @@ def test_freezing_all_is_found(edited, hookbrew):
     edited(FREEZE.replace('"embed"', '"*"'))
     done = hookbrew("check", "toy.toml")
     assert done.exit_code == 2, done.output
+
+
+@options
+class Act:
+    """What a plugin adds."""
+
+    what: str
+
+    def build(self):
+        def edit(surgery):
+            if self.what == "refuse":
+                raise SurgeryError("it cannot be")
+            if self.what == "fail":
+                raise ZeroDivisionError
+            if self.what == "mark":
+                surgery.swap("layers[0]", lambda path, old: nn.Sequential(old))
+
+        return edit
+
+
+class Plugin:
+    @hookimpl
+    def hookbrew_register_edits(self, register):
+        register("act", Act)
+
+
+def acted(what):
+    known = catalogue(discover=False, plugins=[hookbrew_plugins, Plugin()])
+    with built(planned(read("toy.toml", [f"surgery=[{{type='act', what='{what}'}}]"]), known), known) as (made,):
+        return made.distillation.student
+
+
+def test_a_plugin_adds_an_edit(edited):
+    edited("")
+    assert type(acted("mark").layers[0]) is nn.Sequential
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("refuse", "surgery[0]: it cannot be"), ("nothing", "surgery[0]: edit 'act' has changed nothing")],
+)
+def test_what_an_edit_refuses_is_told_at_its_table(edited, what, message):
+    edited("")
+    with pytest.raises(ConfigError) as caught:
+        acted(what)
+    assert message in str(caught.value)
+
+
+def test_what_an_edit_raises_is_told_whose_it_is(edited):
+    edited("")
+    with pytest.raises(ZeroDivisionError) as caught:
+        acted("fail")
+    assert "raised by surgery[0], edit 'act'" in caught.value.__notes__
+
+
+def test_the_schema_knows_edits(known):
+    items = schema(known)["properties"]["surgery"]["items"]
+    assert items["required"] == ["type"]
+    assert {"freeze", "swap"} <= {*items["properties"]["type"]["enum"]}
+    assert items["properties"]["model"]["default"] == "student"
+    (swap,) = [b["then"] for b in items["allOf"] if b["if"]["properties"]["type"]["const"] == "swap"]
+    assert {"path", "module", "model", "old", "untie", "type"} == {*swap["properties"]}
+    assert swap["required"] == ["path", "module"]
