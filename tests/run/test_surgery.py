@@ -9,7 +9,7 @@ from torch import nn
 
 import hookbrew_plugins
 from hookbrew.config import read, schema
-from hookbrew.errors import ConfigError, SurgeryError
+from hookbrew.errors import ConfigError, ResumeError, SurgeryError
 from hookbrew.factory import importing
 from hookbrew.operate import operated
 from hookbrew.plan import planned
@@ -141,6 +141,17 @@ def test_resume_tells_that_an_edit_is_another(edited, known, hookbrew):
     resume("runs/toy", ["surgery=[]", "train.epochs=2"], catalogue=known, quiet=True, say=said.append)
     assert "surgery[0].path: 'embed' before, not there now" in said[0]
     assert said[0].splitlines()[1].startswith("data: ")
+
+
+def test_resume_of_another_model_is_refused(edited, known):
+    edited(SWAP)
+    run("toy.toml", ["train.epochs=1"], catalogue=known, quiet=True)
+    with pytest.raises(ResumeError) as caught:
+        resume("runs/toy", ["surgery=[]", "train.epochs=2"], catalogue=known, quiet=True)
+    assert str(caught.value) == (
+        "the checkpoint is of another Net, which differs in layers.1.weight, layers.1.bias, layers.1.0.bias ... and 3"
+        " more; resume with the model that it was, its [[surgery]] included"
+    )
 
 
 def test_the_resolved_configuration_has_the_edits(edited, known):
