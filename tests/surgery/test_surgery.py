@@ -309,3 +309,20 @@ def test_with_takes_all_back(net):
 def test_undo_to_a_mark_that_is_not_there(net):
     with pytest.raises(SurgeryError, match=r"undo to 3: there are 0 edits; expected 0\.\.0"):
         Surgery(net).undo(3)
+
+
+def test_half_an_edit_is_taken_back(net):
+    """A module that takes no other weight stops the tying of a third one, after the second has its new weight."""
+
+    class Stubborn(nn.Linear):
+        def __setattr__(self, name, value):
+            if name == "weight" and "weight" in self._parameters and self._parameters["bias"] is None:
+                raise RuntimeError("mine")
+            super().__setattr__(name, value)
+
+    net.other = Stubborn(4, 7, bias=False)
+    net.other._parameters["weight"] = net.embed.weight
+    before = facts(net)
+    with pytest.raises(RuntimeError, match="mine"):
+        Surgery(net).swap("embed", nn.Embedding(7, 4))
+    assert facts(net) == before
