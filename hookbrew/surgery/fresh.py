@@ -76,7 +76,11 @@ def drawn(path: str, module: nn.Module, owner: nn.Module | None) -> None:
     before = [tensor._version for _, tensor in own]
     if around is not None:
         with unmarked(module):
-            around._init_weights(module)  # type: ignore[operator]  # callable, as `draws` has seen
+            try:
+                around._init_weights(module)  # type: ignore[operator]  # callable, as `draws` has seen
+            except AttributeError as error:  # it looks for parts that an edit has replaced
+                kind = type(around).__name__
+                raise SurgeryError(f"'{path}' cannot be reset: {kind} does not know its parts: {error}") from error
     left = [name for (name, tensor), version in zip(own, before, strict=True) if tensor._version == version]
     if left and way is not None:
         way()

@@ -106,3 +106,13 @@ def test_reset_refuses_what_nobody_can_draw():
         Surgery(net).reset("0")
     assert str(caught.value) == ("'0' cannot be reset: Odd has no reset_parameters(), and nobody else draws its scale")
     assert torch.equal(net[0].linear.weight, weight)
+
+
+def test_reset_refuses_a_part_that_the_model_does_not_know():
+    net = model("gpt2")
+    surgery = Surgery(net)
+    surgery.swap("transformer.h[0].mlp.c_proj", nn.Identity())
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    with pytest.raises(SurgeryError, match="cannot be reset: GPT2Model does not know its parts: 'Identity' object"):
+        surgery.reset("transformer.h")
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
