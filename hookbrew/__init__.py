@@ -5,6 +5,7 @@
     hb.callback("evaluate"), hb.augment("masking")
     hb.student(teacher, keep={"encoder.layer": "uniform:3"})     a new model out of the teacher's weights
     hb.params(model, depth=2)           how large a model is, module by module
+    hb.Surgery(model).swap("path", make) a module for another, and back again
     hb.Distillation(teacher, student, losses).fit(loader, epochs=3)
 
 `import hookbrew` imports no torch; a name does when it is first used.
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from hookbrew.errors import HookbrewError
     from hookbrew.request import Task, augment, callback, loss, schedule
     from hookbrew.size import params
-    from hookbrew.surgery import student
+    from hookbrew.surgery import Surgery, student
     from hookbrew.taps import Taps, tap
 
 __version__ = version("hookbrew")
@@ -29,6 +30,7 @@ __version__ = version("hookbrew")
 HOMES = {
     "Distillation": "hookbrew.distillation",
     "HookbrewError": "hookbrew.errors",
+    "Surgery": "hookbrew.surgery",
     "Taps": "hookbrew.taps",
     "Task": "hookbrew.request",
     "augment": "hookbrew.request",
@@ -43,6 +45,7 @@ HOMES = {
 __all__ = [
     "Distillation",
     "HookbrewError",
+    "Surgery",
     "Taps",
     "Task",
     "augment",

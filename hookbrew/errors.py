@@ -109,7 +109,7 @@ class MutatedError(SelectorError):
 
 
 class SurgeryError(HookbrewError):
-    """An edit of a model, or a student made out of a teacher, that cannot be made."""
+    """An edit of a model that cannot be made or undone, or a student that cannot be made out of a teacher."""
 
 
 class ObjectiveError(HookbrewError):

@@ -17,6 +17,7 @@ from hookbrew.distillation import Distillation, Fitting
 from hookbrew.errors import ConfigError, Problem, SelectorError, SurgeryError
 from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, Pad, chosen, mix, moved
 from hookbrew.objective import TASK, Names, Teachers, accepted, parted
+from hookbrew.operate import operated
 from hookbrew.plan import place
 from hookbrew.plan import teachers as sources
 from hookbrew.plugin import Catalogue
@@ -186,7 +187,7 @@ def trained(experiment: Experiment, shelf: Shelf, feeds: Mapping[str, Loader] | 
     except (SelectorError, SurgeryError) as error:
         raise ConfigError([misplaced(str(error), options)]) from error
     shelf[label(experiment, made, config.source)] = spread(experiment, teacher, "both")
-    return student
+    return operated(experiment, student, "student")
 
 
 def misplaced(message: str, options: Mapping[str, Any]) -> Problem:
@@ -228,7 +229,10 @@ def spread(experiment: Experiment, made: nn.Module, *shards: str) -> nn.Module:
 
 
 def model(experiment: Experiment, made: Factory | Derived, path: str) -> nn.Module:
-    """A model, its weights drawn from a seed of its own; path: where it stands in the configuration."""
+    """A model, edited as `[[surgery]]` says, its weights drawn from a seed of its own.
+
+    path: where it stands in the configuration.
+    """
     if isinstance(made, Derived):
         return trained(experiment, {})
     torch.manual_seed(mix(experiment.seed, path))
@@ -236,7 +240,7 @@ def model(experiment: Experiment, made: Factory | Derived, path: str) -> nn.Modu
     if not isinstance(built, nn.Module):
         message = f"{made.factory} gave a {type(built).__name__}; expected a torch module"
         raise ConfigError([Problem(f"{path}.factory", message)])
-    return built
+    return operated(experiment, built, path)
 
 
 def looped(prepared: Prepared, where: Path | None) -> Loop:

@@ -29,6 +29,9 @@ A callback is an object whose public methods are named for events; each takes ex
     an exception, Ctrl-C included: state.exception                      | run_abort
     always, last                                                        | close
 
+The edits of `[[surgery]]` are made when models are built, before there are callbacks: every event sees models that
+were edited.
+
 Checkpoints go into `state.store`, which the callback `checkpoint` sets; a callback that makes others announces them,
 `state.announce("checkpoint_saving")`. They observe, or ask: `state.request_stop(reason)`, `state.request_eval()`,
 `state.request_save()`.

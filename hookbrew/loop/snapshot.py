@@ -21,7 +21,9 @@ import torch
 from safetensors import torch as safe
 from torch import Tensor, nn
 
+from hookbrew import words
 from hookbrew.chance import randomness, restore, sow
+from hookbrew.errors import ResumeError
 from hookbrew.loop.order import mix
 from hookbrew.loop.shards import got, parted, spread, whole
 from hookbrew.loop.training import Training
@@ -171,13 +173,24 @@ def ordered(content: bytes) -> bytes:
 
 
 def fill(model: nn.Module, content: bytes) -> None:
-    """Give a model the tensors that `stored` made bytes of; raises what torch raises for another model."""
+    """Give a model the tensors that `stored` made bytes of; ResumeError for another model."""
     size = int.from_bytes(content[:8], "little")
     names = json.loads(content[8 : 8 + size])["__metadata__"]
     tensors = safe.load(content)
     tensors |= {name: tensors[kept] for name, kept in names.items() if kept in tensors}
     there = model.state_dict()
+    other = [name for name in {**there, **tensors} if sized(there.get(name)) != sized(tensors.get(name))]
+    if other:
+        raise ResumeError(
+            f"the checkpoint is of another {type(model).__name__}, which differs in {words.several(other, most=3)};"
+            " resume with the model that it was, its [[surgery]] included"
+        )
     model.load_state_dict({name: spread(t, there[name]) if name in there else t for name, t in tensors.items()})
+
+
+def sized(tensor: Tensor | None) -> tuple[int, ...] | None:
+    """The shape of a tensor; None where there is none."""
+    return None if tensor is None else tuple(tensor.shape)
 
 
 def dumped(part: Mapping[str, Any]) -> bytes:

@@ -1,5 +1,6 @@
-"""Changes of models by module path: a student made out of its teacher, and edits that can be undone."""
+"""Changes of models by module path: edits that can be undone, and a student made out of its teacher."""
 
 from hookbrew.surgery.derive import student
+from hookbrew.surgery.surgery import Surgery
 
-__all__ = ["student"]
+__all__ = ["Surgery", "student"]

@@ -25,7 +25,7 @@ ORDER = [
     ("factory", "groups", "earlier"),
     ("distillation",),
     ("hub",),
-    ("plan",),
+    ("plan", "operate"),
     ("prepare",),
     ("resume", "signals"),
     ("run",),

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 import hookbrew_plugins
 from hookbrew.cli import main
-from hookbrew.config import structure_component, structure_loss
+from hookbrew.config import Factory, structure_component, structure_loss
 from hookbrew.plugin import KINDS, catalogue
 
 PACK = catalogue(discover=False, plugins=[hookbrew_plugins])
@@ -109,9 +109,9 @@ def test_a_name_of_two_kinds_is_shown_twice():
     assert [one["kind"] for one in json.loads(show("linear", "--json"))] == ["schedule", "projection"]
 
 
-FILLED = {"list of string": ["a"]}
+FILLED = {"list of string": ["a"], "string": "a", "table": {"factory": "a:b"}}
 """Values of required options by their type, where 1 will not do."""
-HEADERS = {"losses", "lr_schedule", "augments", "callbacks"}
+HEADERS = {"losses", "lr_schedule", "augments", "callbacks", "surgery"}
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
@@ -130,8 +130,8 @@ def test_the_block_can_be_pasted(kind, name):
         options = structure_loss({**table, **required}, PACK).options
     else:
         options = structure_component(kind, {**table, **required}, PACK).options
-    cls = PACK.load(kind, name)
-    assert options == cls(**required)
+    made = {key: Factory(factory="a:b") if value == FILLED["table"] else value for key, value in required.items()}
+    assert options == PACK.load(kind, name)(**made)
 
 
 def test_a_schedule_says_how_a_loss_uses_it():

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from ranks_sets import BOTH, CALLBACKS, CAPTURED, CRD, HALVE, NORM, SHARD, UNEVEN
+from ranks_sets import BOTH, CALLBACKS, CAPTURED, CRD, HALVE, NORM, SHARD, SURGERY, UNEVEN
 from torch import distributed
 
 import hookbrew_plugins
@@ -120,12 +120,14 @@ CASES = {
     "ddp uneven": lambda: train("ddp-uneven", *UNEVEN),
     "ddp captured": lambda: train("ddp-captured", *CAPTURED, *UNEVEN),
     "ddp callbacks": lambda: train("ddp-callbacks", *CALLBACKS),
+    "ddp surgery": lambda: train("ddp-surgery", *SURGERY),
     "ddp tasks": lambda: told(lambda: run("tasks.toml", ["output=runs/ddp-tasks"], catalogue=KNOWN, quiet=True)),
     "ddp stages": lambda: told(lambda: run("stages.toml", ["output=runs/ddp-stages"], catalogue=KNOWN, quiet=True)),
     "fsdp": lambda: train("fsdp", SHARD),
     "fsdp uneven": lambda: train("fsdp-uneven", SHARD, *UNEVEN),
     "fsdp captured": lambda: train("fsdp-captured", BOTH, *CAPTURED, *UNEVEN),
     "fsdp callbacks": lambda: train("fsdp-callbacks", SHARD, *CALLBACKS),
+    "fsdp surgery": lambda: train("fsdp-surgery", BOTH, *SURGERY),
     "fsdp stages": lambda: told(
         lambda: run("stages.toml", ["output=runs/fsdp-stages", SHARD], catalogue=KNOWN, quiet=True)
     ),

@@ -7,6 +7,12 @@ CALLBACKS = [
     "callbacks=[{type='ema', decay=0.9}, {type='freeze', modules=['layers[0]'], after=3, until=7}, {type='best'}]",
     "train.evaluate_every=4",
 ]
+WIDER = "{factory='torch.nn:Linear', in_features=8, out_features=8}"
+SURGERY = [
+    "surgery=[{type='freeze', path='embed'}, {type='swap', path='layers[1]', module="
+    + WIDER
+    + "}, {type='reset', path='head'}, {type='reset', model='teacher', path='head'}]"
+]
 CRD = ["losses=[{type='crd', student='head', teacher='head', samples=26, dimension=4, negatives=8}]", *UNEVEN]
 NORM = ["student.factory='toyland:Dropping'", "data.train.number=11"]
 """At the end of an epoch 3 samples: two processes cannot train batch norm on one."""

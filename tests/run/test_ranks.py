@@ -17,7 +17,7 @@ from hookbrew.run import resume, run
 from tests.run import ranks_sets, striking
 from tests.run.compare import rows
 from tests.run.conftest import CONFIG, DROPPING, MODULE
-from tests.run.ranks_sets import CALLBACKS, CAPTURED, UNEVEN
+from tests.run.ranks_sets import CALLBACKS, CAPTURED, SURGERY, UNEVEN
 from tests.run.test_stages import STAGES
 from tests.run.test_tasks import CONFIG as TASKS
 from tests.run.test_tasks import MODULE as TASKLAND
@@ -43,6 +43,7 @@ def prepare(folder):
         train("one-uneven", *UNEVEN)
         train("one-captured", *CAPTURED, *UNEVEN)
         train("one-callbacks", *CALLBACKS)
+        train("one-surgery", *SURGERY)
         train("one-tasks", file="tasks.toml")
         train("one-stages", file="stages.toml")
         for name in ("one-ends", "one-ends-too"):
@@ -102,7 +103,7 @@ def shards(folder):
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-@pytest.mark.parametrize("what", ["", "uneven", "captured", "callbacks"])
+@pytest.mark.parametrize("what", ["", "uneven", "captured", "callbacks", "surgery"])
 def test_two_are_one(case, runs, way, what):
     """Projections, accumulation, clipping, masks, a loss of captured layers alone, and a rank without a sample."""
     ended = case(f"{way} {what}".strip())
