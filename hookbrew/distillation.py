@@ -166,10 +166,11 @@ class Distillation:
     def loop(self, feed: Feed, fitting: Fitting) -> Loop:
         """The loop over a measured objective; what `fit` and the command line share.
 
-        Raises CallbackError for a callback that cannot be attached.
+        Raises CallbackError for a callback that cannot be attached, ConfigError for a teacher that nothing uses.
         """
         ranks = of(self.student)
         require_even(feed, ranks)
+        self._require_use(fitting.callbacks)
         optimizer = fitting.optimizer or default(self.student)
         adopt(optimizer, self.student, self.objective, fitting.rate)
         return Loop(
@@ -243,6 +244,12 @@ class Distillation:
     def _sides(self) -> Iterator[tuple[str, nn.Module]]:
         yield "student", self.student
         yield from (("teacher", teacher) for task in self.tasks.values() for teacher in task.models)
+
+    def _require_use(self, callbacks: Sequence[tuple[str, object]]) -> None:
+        """Raise ConfigError for teachers that no loss compares with, unless a callback says that it uses them."""
+        problems = [problem for part in self.objective.parts.values() for problem in part.idle.values()]
+        if problems and not any(getattr(made, "teaches", False) for _, made in callbacks):
+            raise ConfigError(problems)
 
     @property
     def _several(self) -> bool:

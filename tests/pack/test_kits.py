@@ -17,12 +17,17 @@ NEEDED = {
     "crd": {"samples": 12},
     "deleting": {"pad": 0},
     "freeze": {"modules": ["0"]},
+    "layerwise": {"student": "{0,3}", "teacher": "{0,2}"},
     "masking": {"mask_token": 29},
     "n_gram_sampling": {"pad": 0},
+    "theseus": {"student": "{0,3}", "teacher": "{0,2}"},
 }
 """Values for the options that have no default."""
 
-FITTING = {"maps": {"student": "{0,3}", "teacher": ":out", "student_attention": "", "teacher_attention": ""}}
+FITTING = {
+    "maps": {"student": "{0,3}", "teacher": ":out", "student_attention": "", "teacher_attention": ""},
+    "theseus": {"freeze": False},
+}
 """Options for the models of a kit, which have no stack of blocks."""
 
 TEXTBREWER = {"temperature_scale"}
