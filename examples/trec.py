@@ -11,7 +11,7 @@ A question is held out when its md5 sum is a multiple of 5; of the others, 600 c
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from hashlib import md5
 from importlib.util import find_spec
@@ -77,6 +77,21 @@ def teacher(folder: str, *, otherwise: str) -> nn.Module:
         print(f"no teacher in {folder} yet: running {otherwise} first", file=sys.stderr)
         run(otherwise, catalogue=catalogue())
     return Remembered(BertForSequenceClassification.from_pretrained(folder))
+
+
+def shortened(folder: str, *, keep: Sequence[int], otherwise: str) -> BertForSequenceClassification:
+    """The fine-tuned model in a folder with some of its layers alone, and its head; embeddings are not trained.
+
+    otherwise: as in `teacher`.
+    """
+    whole = teacher(folder, otherwise=otherwise).model
+    model = BertForSequenceClassification(BertConfig(**{**whole.config.to_dict(), "num_hidden_layers": len(keep)}))
+    layers = nn.ModuleList(whole.bert.encoder.layer[place] for place in keep)
+    model.bert.encoder.layer.load_state_dict(layers.state_dict())
+    for part in ("bert.embeddings", "bert.pooler", "classifier"):
+        model.get_submodule(part).load_state_dict(whole.get_submodule(part).state_dict())
+    model.bert.embeddings.requires_grad_(False)
+    return model
 
 
 class Reader(nn.Module):
