@@ -4,6 +4,7 @@
     hb.loss("kd_ce", temperature=8)     one term of what is minimised
     hb.callback("evaluate"), hb.augment("masking")
     hb.params(model, depth=2)           how large a model is, module by module
+    hb.Surgery(model).swap("path", make) a module for another, and back again
     hb.Distillation(teacher, student, losses).fit(loader, epochs=3)
 
 `import hookbrew` imports no torch; a name does when it is first used.
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hookbrew.errors import HookbrewError
     from hookbrew.request import Task, augment, callback, loss, schedule
     from hookbrew.size import params
+    from hookbrew.surgery import Surgery
     from hookbrew.taps import Taps, tap
 
 __version__ = version("hookbrew")
@@ -27,6 +29,7 @@ __version__ = version("hookbrew")
 HOMES = {
     "Distillation": "hookbrew.distillation",
     "HookbrewError": "hookbrew.errors",
+    "Surgery": "hookbrew.surgery",
     "Taps": "hookbrew.taps",
     "Task": "hookbrew.request",
     "augment": "hookbrew.request",
@@ -37,7 +40,19 @@ HOMES = {
     "tap": "hookbrew.taps",
 }
 
-__all__ = ["Distillation", "HookbrewError", "Taps", "Task", "augment", "callback", "loss", "params", "schedule", "tap"]
+__all__ = [
+    "Distillation",
+    "HookbrewError",
+    "Surgery",
+    "Taps",
+    "Task",
+    "augment",
+    "callback",
+    "loss",
+    "params",
+    "schedule",
+    "tap",
+]
 
 
 def __getattr__(name: str) -> Any:

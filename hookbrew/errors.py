@@ -8,6 +8,7 @@ HookbrewError                 anything a user can mend; the command line prints 
 │   ├── NotCalledError        the named module did not run in this forward pass
 │   ├── AmbiguousCallError    the named module ran several times; a call index is missing
 │   └── MutatedError          the model wrote into the tensor after a tap had seen it
+├── SurgeryError              an edit of a model that cannot be made, or cannot be undone              exit 2
 ├── ObjectiveError            shapes, masks or labels that do not fit a loss; a term without gradient  exit 2
 ├── DataError                 a batch that cannot be made, or lacks a key that somebody needs          exit 2
 ├── FolderError               a run folder that exists, or cannot be written                           exit 2
@@ -105,6 +106,10 @@ class AmbiguousCallError(SelectorError):
 
 class MutatedError(SelectorError):
     """The model wrote into the tensor after a tap had seen it."""
+
+
+class SurgeryError(HookbrewError):
+    """An edit of a model that cannot be made, or cannot be undone."""
 
 
 class ObjectiveError(HookbrewError):

@@ -20,6 +20,9 @@ from hookbrew.errors import ConfigError, FactoryError, HookbrewError, Problem
 from hookbrew.objective import Made
 from hookbrew.plugin.blame import outside
 
+__all__ = ["build", "called", "fitted", "importing", "optimizer", "projecting"]
+"""Those of `build` are for edits of plugins, too."""
+
 
 @contextmanager
 def importing(folders: Iterable[Path]) -> Iterator[None]:
@@ -32,15 +35,17 @@ def importing(folders: Iterable[Path]) -> Iterator[None]:
         sys.path[:] = before
 
 
-def build(factory: Factory, path: str) -> Any:
+def build(factory: Factory, path: str, *first: Any) -> Any:
     """Call a factory; tables among its arguments that have a `factory` key are built first.
+
+    first: what it is given besides, by position.
 
     path: its place in the configuration, for messages. Raises ConfigError when the name cannot be
     imported or the arguments do not fit, or when it fails for want of a file or a package. Any other
     exception is the user's code's own, and gets a note.
     """
     try:
-        return called(factory.factory, factory.arguments)
+        return called(factory.factory, factory.arguments, *first)
     except HookbrewError as error:
         raise ConfigError([Problem(f"{path}.factory", str(error))]) from error
     except (OSError, ImportError) as error:
@@ -53,19 +58,19 @@ def build(factory: Factory, path: str) -> Any:
         raise
 
 
-def called(name: str, arguments: Mapping[str, Any]) -> Any:
+def called(name: str, arguments: Mapping[str, Any], *first: Any) -> Any:
     """The result of a callable on arguments, nested factories first."""
     function = imported(name)
-    return fitted(function, name, {key: value_of(value) for key, value in arguments.items()})
+    return fitted(function, name, {key: value_of(value) for key, value in arguments.items()}, *first)
 
 
-def fitted(function: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> Any:
+def fitted(function: Callable[..., Any], name: str, arguments: Mapping[str, Any], *first: Any) -> Any:
     """Call a function; raises FactoryError with the nearest name when the arguments do not fit its parameters.
 
     Asked by calling: the signatures of some classes (configurations of transformers) leave out what they take.
     """
     try:
-        return function(**arguments)
+        return function(*first, **arguments)
     except TypeError as error:
         if error.__traceback__ is None or error.__traceback__.tb_next is not None:
             raise  # from inside the function, not about its arguments

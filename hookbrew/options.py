@@ -30,6 +30,7 @@ KINDS = {
     "projections": "projection",
     "augments": "augment",
     "callbacks": "callback",
+    "edits": "edit",
 }
 """The kinds of components: plural, as in a catalogue, to singular, as in a sentence."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import attrs
 
+from hookbrew import words
 from hookbrew.config import (
     EVALUATED,
     Component,
@@ -132,6 +133,7 @@ def planned(document: Document, catalogue: Catalogue, *, quiet: bool = False) ->
         with placed(part):
             plan.append(Stage(name, part, experiment(part, catalogue, quiet=quiet)))
             require_place(plan)
+    require_models(plan)
     return plan
 
 
@@ -141,6 +143,25 @@ def require_place(plan: Sequence[Stage]) -> None:
         first, last = (getattr(stage.experiment.train, key) for stage in (plan[0], plan[-1]))
         if first != last:
             raise ConfigError([Problem(f"train.{key}", f"all stages {what}, and the first has {first!r}")])
+
+
+def models(experiment: Experiment) -> Iterator[str]:
+    """The places of all models: `student`, `teacher`, `tasks.trec.teachers.large`."""
+    yield "student"
+    for task, part in experiment.parts.items():
+        if part.teacher is not None:
+            yield f"{place(task)}teacher"
+        yield from (f"{place(task)}teachers.{name}" for name in part.teachers or {})
+
+
+def require_models(plan: Sequence[Stage]) -> None:
+    """Raise ConfigError for an edit of a model that no stage has."""
+    known = [name for stage in plan for name in models(stage.experiment)]
+    with placed(plan[0].document):
+        for index, edit in enumerate(plan[0].experiment.surgery):
+            if edit.model not in known:
+                message = f"there is no model {edit.model!r}; {words.hint(edit.model, known)}"
+                raise ConfigError([Problem(f"surgery[{index}].model", message)])
 
 
 def root(plan: Sequence[Stage]) -> Path:

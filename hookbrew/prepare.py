@@ -15,6 +15,7 @@ from hookbrew.distillation import Distillation, Fitting
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, Pad, chosen, mix
 from hookbrew.objective import TASK, Names, Teachers, parted
+from hookbrew.operate import operated
 from hookbrew.plan import place
 from hookbrew.plugin import Catalogue
 from hookbrew.ranks import shard, world
@@ -107,7 +108,8 @@ def distilled(experiment: Experiment, catalogue: Catalogue, student: nn.Module |
     """All models, and the losses between them."""
     teachers = {task: taught(experiment, task, shelf) for task in experiment.parts}
     if student is None:
-        student = spread(experiment, model(experiment, experiment.student, "student"), "student", "both")
+        made = operated(experiment, model(experiment, experiment.student, "student"), "student")
+        student = spread(experiment, made, "student", "both")
     torch.manual_seed(mix(experiment.seed, "projections"))
     tasks = {
         task: Task(
@@ -141,7 +143,7 @@ def frozen(experiment: Experiment, made: Factory, path: str, shelf: Shelf) -> nn
     """
     known = f"{experiment.seed} {path} {made!r}"
     if known not in shelf:
-        shelf[known] = spread(experiment, model(experiment, made, path), "both")
+        shelf[known] = spread(experiment, operated(experiment, model(experiment, made, path), path), "both")
     return shelf[known]
 
 

@@ -104,3 +104,15 @@ def hookbrew_register_callbacks(register: Register) -> None:
     register("tensorboard", "hookbrew_plugins.callbacks.tensorboard:Tensorboard")
     register("theseus", "hookbrew_plugins.callbacks.theseus:Theseus")
     register("weights", "hookbrew_plugins.callbacks.weights:Weights")
+
+
+@hookimpl
+def hookbrew_register_edits(register: Register) -> None:
+    """Changes of a model when it is built."""
+    register("freeze", "hookbrew_plugins.edits:Freeze")
+    register("insert", "hookbrew_plugins.edits:Insert")
+    register("remove", "hookbrew_plugins.edits:Remove")
+    register("reset", "hookbrew_plugins.edits:Reset")
+    register("swap", "hookbrew_plugins.edits:Swap")
+    register("unfreeze", "hookbrew_plugins.edits:Unfreeze")
+    register("wrap", "hookbrew_plugins.edits:Wrap")

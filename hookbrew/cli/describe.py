@@ -21,6 +21,7 @@ HEADERS: dict[str, tuple[str, ...]] = {
     "projections": ("# below the [[losses]] that it belongs to", "[losses.projection]"),
     "augments": ("[[augments]]",),
     "callbacks": ("[[callbacks]]",),
+    "edits": ("[[surgery]]",),
 }
 """How the table of a component begins."""
 SELECTORS = tuple(f'{side} = "..."  # selectors: `hookbrew taps` lists them' for side in ("student", "teacher"))

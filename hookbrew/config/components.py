@@ -12,7 +12,7 @@ from hookbrew import words
 from hookbrew.config.faults import MISSING, Fault, Mismatch, collected, finish, of_names, shown
 from hookbrew.config.keys import Keys
 from hookbrew.config.strict import Hook, number, table
-from hookbrew.config.tree import COMPONENTS, PLACEMENT, Component, Factory, Loss, Optimizer, Weight
+from hookbrew.config.tree import COMPONENTS, EDITED, PLACEMENT, Component, Edit, Factory, Loss, Optimizer, Weight
 from hookbrew.config.walk import manufactured
 from hookbrew.errors import PluginError
 from hookbrew.options import describe, varies
@@ -126,6 +126,20 @@ class Components:
             return Component(type=name, options=options)
 
         return structure
+
+    def edit(self, value: Any, _: Any) -> Edit:
+        """A table of `[[surgery]]`: which model, and the options of the edit."""
+        if isinstance(value, Edit):
+            return value
+        table = demanded(value)
+        found: list[Fault] = []
+        name, options, model = "", None, table.get("model", "student")
+        with collected(found):
+            name, options = self.named("edits", table, EDITED)
+        if not isinstance(model, str):
+            found.append(Fault(("model",), f"expected a string, got {shown(model)}"))
+        finish(found)
+        return Edit(type=name, options=options, model=str(model))
 
     def projection(self) -> Hook:
         """The hook for a projection: a table with a `type` or a `factory`; without options a bare name will do."""

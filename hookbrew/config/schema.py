@@ -16,7 +16,19 @@ import attrs
 from hookbrew.config.components import Catalogued
 from hookbrew.config.stages import KNOWN
 from hookbrew.config.strict import UNIONS, arms, origin
-from hookbrew.config.tree import COMPONENTS, PLACEMENT, Component, Data, Experiment, Factory, Loss, Optimizer, Weight
+from hookbrew.config.tree import (
+    COMPONENTS,
+    EDITED,
+    PLACEMENT,
+    Component,
+    Data,
+    Edit,
+    Experiment,
+    Factory,
+    Loss,
+    Optimizer,
+    Weight,
+)
 from hookbrew.config.walk import FACTORIES
 from hookbrew.options import Option, describe, varies
 
@@ -150,6 +162,8 @@ class Shape:
         if cls is Loss:
             placed = {option.name: self.option(option) for option in describe(Loss) if option.name in PLACEMENT}
             return self.component("losses", placed)
+        if cls is Edit:
+            return self.component("edits", {o.name: self.option(o) for o in describe(Edit) if o.name in EDITED})
         if cls is Component:
             return self.field(name)
         return self.table(cls, whole=False)

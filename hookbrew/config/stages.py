@@ -26,7 +26,7 @@ from hookbrew.config.write import plain, writable
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 TAKEN = ("config.toml", "resolved.toml", "env.json", "status.json")
 """The files of a run's folder, beside which the folders of its stages are."""
-SHARED = ("output", "student", "plugins", "pythonpath", "stages")
+SHARED = ("output", "student", "plugins", "pythonpath", "surgery", "stages")
 """What all stages have in common: a table of one cannot say it."""
 KNOWN = tuple(field.name for field in attrs.fields(Experiment) if field.name not in SHARED)
 """The keys of a table of `[[stages]]`, besides its name."""

@@ -18,7 +18,7 @@ from hookbrew.config.components import Catalogued, Components, factory, optimize
 from hookbrew.config.document import Document
 from hookbrew.config.faults import MISSING, Fault, Mismatch, collected, faults, finish
 from hookbrew.config.keys import Keys, dotted
-from hookbrew.config.tree import Component, Data, Experiment, Factory, Loss, Merge, Optimizer, Train
+from hookbrew.config.tree import Component, Data, Edit, Experiment, Factory, Loss, Merge, Optimizer, Train
 from hookbrew.errors import ConfigError, Place, Problem
 from hookbrew.options import KINDS
 
@@ -74,16 +74,19 @@ def experimental(catalogue: Catalogued) -> Converter:
         "lr_schedule": made.component("lr_schedule"),
         "augments": each(made.component("augments")),
         "callbacks": each(made.component("callbacks")),
+        "surgery": each(made.edit, Edit),
     }
     conv.register_structure_hook(Experiment, supplied(conv, hooks))
     return conv
 
 
-def each(hook: strict.Hook) -> strict.Hook:
-    """The hook for a list of what another hook makes."""
+def each(hook: strict.Hook, cls: type = Component) -> strict.Hook:
+    """The hook for a list of what another hook makes, which is of a class."""
     own = Converter(detailed_validation=True)
-    own.register_structure_hook(Component, hook)
-    return strict.demanding(list_structure_factory(list[Component], own), list[Component])
+    own.register_structure_hook(cls, hook)
+    # mypy takes no list of a class that it is given at run time
+    made: Any = list[cls]  # type: ignore[valid-type]
+    return strict.demanding(list_structure_factory(made, own), made)
 
 
 def supplied(conv: Converter, hooks: dict[str, strict.Hook]) -> strict.Hook:
@@ -181,12 +184,14 @@ def structure_loss(table: Mapping[str, Any], catalogue: Catalogued) -> Loss:
 
 
 def structure_component(kind: str, table: Mapping[str, Any], catalogue: Catalogued) -> Component:
-    """A component from its table, for the Python API. kind: callbacks, augments, schedules or projections.
+    """A component from its table, for the Python API. kind: callbacks, augments, schedules, projections or edits.
 
     Raises ConfigError with all that is wrong: `schedule 'linear': warmup: must be <= 1: 3`.
     """
     try:
-        name, options = Components(catalogue, strict.converter()).named(kind, dict(table))
+        conv = strict.converter()
+        conv.register_structure_hook(Factory, factory)
+        name, options = Components(catalogue, conv).named(kind, dict(table))
     except (Mismatch, BaseValidationError) as error:
         raise called(kind, table, error) from error
     return Component(type=name, options=options)

@@ -20,6 +20,7 @@ COMPONENTS = {
     "lr_schedule": "schedules",
     "augments": "augments",
     "callbacks": "callbacks",
+    "surgery": "edits",
 }
 """The fields below that hold components, and of which kind."""
 
@@ -44,6 +45,18 @@ class Component:
     type: str
     options: Any
     """An instance of the options class that the name stands for."""
+
+
+@attrs.frozen(kw_only=True)
+class Edit(Component):
+    """One `[[surgery]]` table: an edit of a model, made when that is built."""
+
+    model: str = "student"
+    """Which model, by its place in the file: student, teacher, teachers.NAME, tasks.NAME.teacher."""
+
+
+EDITED = frozenset({"model"})
+"""The keys of an edit's table that are not options of the edit."""
 
 
 @attrs.frozen(kw_only=True)
@@ -261,6 +274,8 @@ class Experiment:
     """Changes of each training batch, in this order, before teacher and student see it."""
     callbacks: list[Component] = attrs.field(factory=list)
     """Observers of the run, called in this order."""
+    surgery: list[Edit] = attrs.field(factory=list)
+    """Edits of the models, made in this order when they are built, before anything is attached to them."""
 
     @property
     def parts(self) -> dict[str, Task]:

@@ -35,6 +35,10 @@ def factories(tree: dict[str, Any]) -> Iterator[tuple[Keys, dict[str, Any]]]:
             table = at(loss, ("projection",))
             if isinstance(table, dict) and manufactured(table):
                 yield (*place, "losses", index, "projection"), table
+    for index, edit in listed(tree.get("surgery")):
+        for key, table in edit.items() if isinstance(edit, dict) else ():
+            if isinstance(table, dict) and "factory" in table:
+                yield ("surgery", index, key), table
 
 
 def manufactured(table: dict[str, Any]) -> bool:
@@ -52,7 +56,7 @@ def components(tree: dict[str, Any]) -> Iterator[tuple[Keys, str, dict[str, Any]
     """Each component table with its keys and kind; anything that is no table is passed over."""
     if isinstance(rate := tree.get("lr_schedule"), dict):
         yield ("lr_schedule",), COMPONENTS["lr_schedule"], rate
-    lists: list[Keys] = [("augments",), ("callbacks",), *((*place, "losses") for place in parts(tree))]
+    lists: list[Keys] = [("augments",), ("callbacks",), ("surgery",), *((*place, "losses") for place in parts(tree))]
     for keys in lists:
         for index, item in listed(at(tree, keys)):
             if isinstance(item, dict):

@@ -12,7 +12,7 @@ import attrs
 import tomli_w
 
 from hookbrew.config.keys import Keys, dotted
-from hookbrew.config.tree import Component, Experiment, Factory, Loss, Optimizer, Weight
+from hookbrew.config.tree import Component, Edit, Experiment, Factory, Loss, Optimizer, Weight
 from hookbrew.errors import ConfigError, Problem
 
 LEAVES = (str, int, float, datetime.date, datetime.time)
@@ -45,6 +45,11 @@ def _(value: Factory) -> dict[str, Any]:
 @plain.register
 def _(value: Component) -> dict[str, Any]:
     return {"type": value.type, **fields(value.options)}
+
+
+@plain.register
+def _(value: Edit) -> dict[str, Any]:
+    return {"type": value.type, "model": value.model, **fields(value.options)}
 
 
 @plain.register

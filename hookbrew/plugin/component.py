@@ -23,6 +23,7 @@ PLACEMENT: dict[str, frozenset[str]] = {
     "losses": frozenset(
         {"base", "labels", "mask", "name", "optimizer", "projection", "student", "teacher", "type", "weight"}
     ),
+    "edits": frozenset({"model", "type"}),
     "projections": frozenset({"factory", "type"}),
     "schedules": frozenset({"base", "type"}),
 }

@@ -85,3 +85,12 @@ def hookbrew_register_callbacks(register: Register) -> None:
     `optional = True` is for one that only watches: what it raises disables it, and the run goes on.
     `hookbrew plugins list --events` lists all.
     """
+
+
+@hookspec
+def hookbrew_register_edits(register: Register) -> None:
+    """Changes of a model, made when it is built.
+
+    `build()` gives a function of a `hookbrew.Surgery` of the model, which edits it by that and nothing else, so that
+    all can be undone. A SurgeryError is told at the option `path`, if there is one.
+    """

@@ -1,5 +1,6 @@
 """A module path becomes a tensor: selectors, forward hooks, and the tree of what can be tapped."""
 
+from hookbrew.taps.hook import tapped
 from hookbrew.taps.layout import Block, Layout, Spot, Stack, discover
 from hookbrew.taps.modules import modules
 from hookbrew.taps.parse import parse
@@ -30,6 +31,7 @@ __all__ = [
     "sharded",
     "synced",
     "tap",
+    "tapped",
     "tether",
     "unwrap",
 ]

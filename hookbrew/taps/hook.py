@@ -199,6 +199,15 @@ class Live:
         return Inert, ()
 
 
+def tapped(model: nn.Module) -> list[str]:
+    """The paths of modules that open taps read, the model itself left out: its hooks are called by `run()`."""
+
+    def hooks(module: nn.Module) -> list[Any]:
+        return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+    return [path for path, module in model.named_modules() if any(isinstance(hook, Live) for hook in hooks(module))]
+
+
 def parameters(module: nn.Module) -> tuple[str, ...]:
     """The names of what a module's forward takes, in order; none for code that has no signature."""
     try:

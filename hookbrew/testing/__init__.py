@@ -17,6 +17,7 @@ Only `each` needs pytest.
 
 from hookbrew.testing.augments import check_augment
 from hookbrew.testing.callbacks import check_callback
+from hookbrew.testing.edits import check_edit
 from hookbrew.testing.kit import Check, Kit, Property
 from hookbrew.testing.losses import check_loss
 from hookbrew.testing.projections import check_projection
@@ -28,6 +29,7 @@ __all__ = [
     "Property",
     "check_augment",
     "check_callback",
+    "check_edit",
     "check_loss",
     "check_projection",
     "check_schedule",

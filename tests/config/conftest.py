@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 import pytest
 
-from hookbrew.config import check_names, read, structure
+from hookbrew.config import Factory, check_names, read, structure
 from hookbrew.errors import PluginError
 from hookbrew.options import at_least, choice, fraction, options, positive
 from hookbrew.words import hint
@@ -86,6 +86,21 @@ class Note:
     folders: list[Path] = attrs.field(factory=list)
 
 
+@options
+class Freeze:
+    """Trains some modules no more."""
+
+    path: str
+
+
+@options
+class Swap:
+    """Another module."""
+
+    path: str
+    module: Factory
+
+
 @attrs.frozen
 class Plugin:
     name: str
@@ -102,6 +117,7 @@ class Fake:
         "projections": {"linear": Flat, "mlp": MLP},
         "augments": {"note": Note},
         "callbacks": {"note": Note, "flat": Flat},
+        "edits": {"freeze": Freeze, "swap": Swap},
     }
     plugins = (Plugin("dkd", "0.3"), Plugin("gram_net", "1.0.post2"))
     failed = (Plugin("broken", "1", "ModuleNotFoundError: no such thing"),)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hookbrew.config import (
     Component,
     Data,
+    Edit,
     Experiment,
     Factory,
     Loss,
@@ -94,6 +95,14 @@ def components(fake, kind):
     return st.sampled_from([name for name in fake.names(kind) if name in known]).flatmap(options)
 
 
+def edits(fake):
+    """Edits of models."""
+    frozen = st.tuples(st.just("freeze"), st.fixed_dictionaries({"path": words}))
+    swapped = st.tuples(st.just("swap"), st.fixed_dictionaries({"path": words, "module": factories}))
+    made = st.tuples(frozen | swapped, st.just("student") | words)
+    return made.map(lambda d: Edit(type=d[0][0], options=fake.load("edits", d[0][0])(**d[0][1]), model=d[1]))
+
+
 def experiments(fake):
     """Whole experiments."""
     weights = st.builds(Weight, base=st.floats(-9, 9), schedule=st.none() | components(fake, "schedules"))
@@ -135,6 +144,7 @@ def experiments(fake):
         lr_schedule=st.none() | components(fake, "schedules"),
         augments=st.lists(components(fake, "augments"), max_size=2),
         callbacks=st.lists(components(fake, "callbacks"), max_size=3),
+        surgery=st.lists(edits(fake), max_size=2),
     )
 
 

@@ -10,6 +10,7 @@ def test_names():
     assert hookbrew.__all__ == [
         "Distillation",
         "HookbrewError",
+        "Surgery",
         "Taps",
         "Task",
         "augment",

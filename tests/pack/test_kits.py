@@ -9,6 +9,7 @@ import pytest
 
 import hookbrew_plugins
 from hookbrew import testing
+from hookbrew.config import Factory
 from hookbrew.options import describe
 from hookbrew.plugin import KINDS, catalogue
 
@@ -24,12 +25,33 @@ NEEDED = {
 }
 """Values for the options that have no default."""
 
+EDITS = {
+    "freeze": {"path": "layers[1]"},
+    "insert": {
+        "path": "body[1]",
+        "module": Factory(factory="torch.nn:Linear", arguments={"in_features": 8, "out_features": 8}),
+    },
+    "remove": {"path": "layers[1]"},
+    "reset": {"path": "layers[0:2]"},
+    "swap": {"path": "layers[*].act", "module": Factory(factory="torch.nn:ReLU")},
+    "unfreeze": {"path": "layers[0]"},
+    "wrap": {"path": "layers[*].query", "module": Factory(factory="torch.nn:Sequential")},
+}
+"""The same for edits, on the model of their kit."""
+
+
+def needed(kind, name):
+    """Values for the options of a component that have no default."""
+    return EDITS[name] if kind == "edits" else NEEDED.get(name, {})
+
+
 FITTING = {
     "maps": {"student": "{0,3}", "teacher": ":out", "student_attention": "", "teacher_attention": ""},
     "theseus": {"freeze": False},
 }
 """Options for the models of a kit, which have no stack of blocks."""
 
+COPY = Factory(factory="copy:deepcopy")
 TEXTBREWER = {"temperature_scale"}
 """What a loss loses without its T^2: parity is the only reason for that switch."""
 SMOOTHED = {"impossible_class"}
@@ -122,6 +144,9 @@ VARIANTS = [
     ("callbacks", "early_stop", {"patience": 1, "min_delta": 0.1, "metric": "accuracy"}, set()),
     ("callbacks", "ema", {"decay": 0.0, "warmup": False, "evaluate": False}, set()),
     ("callbacks", "maps", {**FITTING["maps"], "every": 1, "mask": "", "folder": "tb/seen"}, set()),
+    ("edits", "swap", {"path": "{embed,head}", "module": COPY, "old": True}, set()),
+    ("edits", "swap", {"path": "embed", "module": COPY, "old": True, "untie": True}, set()),
+    ("edits", "freeze", {"path": "**.query"}, set()),
     ("callbacks", "freeze", {"modules": ["{0,1}"], "until": 4, "after": 0.2}, set()),
 ]
 """More options: kind, name, options, and exactly the properties that they give up."""
@@ -139,12 +164,12 @@ def kit(kind):
 
 @pytest.mark.parametrize(("kind", "name"), entries())
 def test_defaults_pass(kind, name):
-    kit(kind)(PACK.load(kind, name)(**NEEDED.get(name, {}), **FITTING.get(name, {})))
+    kit(kind)(PACK.load(kind, name)(**needed(kind, name), **FITTING.get(name, {})))
 
 
 @pytest.mark.parametrize(("kind", "name", "options", "lost"), VARIANTS)
 def test_variants_pass(kind, name, options, lost):
-    made = PACK.load(kind, name)(**{**NEEDED.get(name, {}), **options})
+    made = PACK.load(kind, name)(**{**needed(kind, name), **options})
     assert set(kit(kind).failures(made)) == lost
 
 
@@ -154,7 +179,7 @@ STOPPING = {"early_stop": {"patience": 1, "min_delta": 1.0}}
 
 @pytest.mark.parametrize(("kind", "name"), [entry for entry in entries() if entry[0] in ("losses", "callbacks")])
 def test_no_exemption_is_stale(kind, name):
-    made = PACK.load(kind, name)(**{**NEEDED.get(name, {}), **FITTING.get(name, {}), **STOPPING.get(name, {})})
+    made = PACK.load(kind, name)(**{**needed(kind, name), **FITTING.get(name, {}), **STOPPING.get(name, {})})
     for check in kit(kind).checks(made):
         if check.exempt:
             with pytest.raises(AssertionError, match=f"fails {check.name}: "):
@@ -170,7 +195,7 @@ def test_losses_take_every_shape_of_their_kind(name):
     """A shape check that refuses too much would empty the kit in silence."""
     from hookbrew.testing.trial import SHAPES, taken, trials
 
-    made = PACK.load("losses", name)(**NEEDED.get(name, {}))
+    made = PACK.load("losses", name)(**needed("losses", name))
     expected = [shape for shape in SHAPES[taken(made)] if shape not in REFUSED.get(name, [])]
     assert [trial.shape for trial in trials(made)] == expected
 
@@ -181,7 +206,7 @@ def test_everything_is_documented_and_builds(kind, name):
     assert found.__doc__
     assert callable(found.build)
     assert [option.name for option in describe(found) if not option.doc] == []
-    assert {option.name for option in describe(found) if option.required} == set(NEEDED.get(name, {}))
+    assert {option.name for option in describe(found) if option.required} == set(needed(kind, name))
 
 
 @pytest.mark.parametrize(

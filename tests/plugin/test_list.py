@@ -16,7 +16,7 @@ from hookbrew.plugin import catalogue
 HEAD = "from hookbrew.plugin import hookimpl\n"
 HOOK = "def hookbrew_register_losses(register):\n    register('{}', 'hb_nothing:X')\n"
 PACK = catalogue(discover=False, plugins=[hookbrew_plugins])
-KINDS = ("losses", "schedules", "projections", "augments", "callbacks")
+KINDS = ("losses", "schedules", "projections", "augments", "callbacks", "edits")
 OFFERS = [line for kind in KINDS for line in wrap(f"{kind} {', '.join(PACK.names(kind))}", 72, subsequent_indent="  ")]
 STANDARD = "standard  0.1.0    hookbrew           " + ("\n" + 38 * " ").join(OFFERS) + "\n"
 EIGHT = f"""\

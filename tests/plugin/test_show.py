@@ -109,9 +109,9 @@ def test_a_name_of_two_kinds_is_shown_twice():
     assert [one["kind"] for one in json.loads(show("linear", "--json"))] == ["schedule", "projection"]
 
 
-FILLED = {"list of string": ["a"]}
+FILLED = {"list of string": ["a"], "string": "a", "table": {"factory": "a:b"}}
 """Values of required options by their type, where 1 will not do."""
-HEADERS = {"losses", "lr_schedule", "augments", "callbacks"}
+HEADERS = {"losses", "lr_schedule", "augments", "callbacks", "surgery"}
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
