@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -172,6 +172,14 @@ def model(experiment: Experiment, made: Factory, path: str) -> nn.Module:
     return built
 
 
+def watching(config: Experiment) -> Iterator[tuple[str, object]]:
+    """The callbacks of the edits of the student that go on in the run."""
+    for edit in config.surgery:
+        watch = getattr(edit.options, "watch", None)
+        if edit.model == "student" and watch is not None and (made := watch()) is not None:
+            yield edit.type, made
+
+
 def looped(prepared: Prepared, where: Path | None) -> Loop:
     """The loop of a prepared run, its optimizer and callbacks made and checked; where: the run folder."""
     config, distillation = prepared.experiment, prepared.distillation
@@ -181,7 +189,7 @@ def looped(prepared: Prepared, where: Path | None) -> Loop:
         optimizer=factory.optimizer(config.optimizer, distillation.student.parameters()),
         rate=None if schedule is None else schedule.options.build(),
         evaluate=prepared.evaluate,
-        callbacks=[(component.type, component.options.build()) for component in config.callbacks],
+        callbacks=[*watching(config), *((component.type, component.options.build()) for component in config.callbacks)],
         folder=where,
     )
     return distillation.loop(prepared.feed, fitting)

@@ -111,6 +111,7 @@ def hookbrew_register_edits(register: Register) -> None:
     """Changes of a model when it is built."""
     register("freeze", "hookbrew_plugins.edits:Freeze")
     register("insert", "hookbrew_plugins.edits:Insert")
+    register("lora", "hookbrew_plugins.edits.lora:Lora")
     register("remove", "hookbrew_plugins.edits:Remove")
     register("reset", "hookbrew_plugins.edits:Reset")
     register("swap", "hookbrew_plugins.edits:Swap")

@@ -129,9 +129,7 @@ def bare(student: nn.Module, extras: nn.Module) -> list[nn.Parameter]:
     return [p for p in trained if id(p) not in known and not hasattr(p, "device_mesh")]
 
 
-def replicated(
-    objective: Trainable, state: State, call: Callable[..., Tensor], *, halve: bool, fresh: bool
-) -> Replica:
+def replicated(objective: Trainable, state: State, call: Callable[..., Tensor], *, halve: bool, fresh: bool) -> Replica:
     """What averages the gradients of a training; a student that the user wrapped does it itself.
 
     state: says which processes there are, and whether steps leave parts of the student out.

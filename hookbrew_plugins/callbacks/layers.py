@@ -63,7 +63,9 @@ def require_open(who: str, name: str, model: nn.Module) -> None:
     if sharded(model):
         raise mistake(who, f"it runs layers of both models in one process, and the {name} is sharded over several")
     if any(module._compiled_call_impl is not None for module in model.modules()):
-        raise mistake(who, f"what layers run changes with the step, and the {name} is compiled; leave train.compile out")
+        raise mistake(
+            who, f"what layers run changes with the step, and the {name} is compiled; leave train.compile out"
+        )
 
 
 def mistake(who: str, message: str) -> ConfigError:
@@ -85,7 +87,9 @@ def hidden(layer: Layer, given: Given) -> tuple[str | None, Tensor]:
         name = next((name for name in names if name in kwargs), next(iter(kwargs), None))
         found = None if name is None else kwargs[name]
     if not isinstance(found, Tensor):
-        raise CallbackError(f"layer '{layer.path}' is called with a {type(found).__name__} first; expected hidden states")
+        raise CallbackError(
+            f"layer '{layer.path}' is called with a {type(found).__name__} first; expected hidden states"
+        )
     return name, found
 
 

@@ -86,12 +86,12 @@ class Feeder:
         if theirs is None:
             raise CallbackError(
                 f"callback 'layerwise': the teacher's '{teacher.path}' was not run on this batch: a loss has to compare "
-                "with that layer or a later one, or train.stop_teacher be false, and a teacher may not remember outputs"
+                "with that layer or a later one, or train.stop_teacher be false; a teacher may not remember outputs"
             )
         if theirs.shape != own.shape:
             raise CallbackError(
-                f"callback 'layerwise': the teacher's '{teacher.path}' is given hidden states {tuple(theirs.shape)}, and "
-                f"the student's '{student.path}' {tuple(own.shape)}; they must be the same"
+                f"callback 'layerwise': the teacher's '{teacher.path}' is given hidden states {tuple(theirs.shape)}, "
+                f"and the student's '{student.path}' {tuple(own.shape)}; they must be the same"
             )
         return replaced(given, name, theirs.to(own.dtype))
 

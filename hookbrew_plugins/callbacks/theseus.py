@@ -46,7 +46,9 @@ class Theseus:
     and the step alone: all batches of a step and all processes have the same.
     """
 
-    exempt: ClassVar[dict[str, str]] = dict.fromkeys(("weights_untouched", "models_untouched", "state_untouched"), TRAINED)
+    exempt: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("weights_untouched", "models_untouched", "state_untouched"), TRAINED
+    )
 
     student: str
     """The layers that take over, as bert.encoder.layer[*]."""
@@ -174,11 +176,15 @@ def require_fit(pairs: list[Pair], state: State) -> None:
             if not ours.isdisjoint(map(id, layer.module.parameters())):
                 raise mistake(NAME, f"the student shares weights with '{layer.path}' of the teacher; copy them")
             if (one := kinds(pair.student)) != (other := kinds(layer)):
-                message = f"'{layer.path}' of the teacher is given another mask than '{pair.student.path}' of the student"
+                message = (
+                    f"'{layer.path}' of the teacher is given another mask than '{pair.student.path}' of the student"
+                )
                 raise mistake(NAME, f"{message}: {other} and {one}; pair layers of one kind")
     wrapped = (m for m in state.student.modules() if isinstance(m, nn.parallel.DistributedDataParallel))
     if synced(state.student) and not all(m.find_unused_parameters and not m.static_graph for m in wrapped):
-        message = "steps leave layers of the student out, and its DistributedDataParallel waits for all of them; wrap it"
+        message = (
+            "steps leave layers of the student out, and its DistributedDataParallel waits for all of them; wrap it"
+        )
         raise mistake(NAME, f"{message} with find_unused_parameters=True")
 
 

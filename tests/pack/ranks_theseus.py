@@ -45,7 +45,10 @@ def fit(rows, *, kind="theseus", out_of_memory="stop", wrap=lambda student: stud
     teacher, student = models(wrap)
     generator = torch.Generator().manual_seed(1)
     data = [
-        {"input": torch.randn(6, 4, generator=generator, dtype=torch.float64)[rows], "labels": (torch.arange(6) % 3)[rows]}
+        {
+            "input": torch.randn(6, 4, generator=generator, dtype=torch.float64)[rows],
+            "labels": (torch.arange(6) % 3)[rows],
+        }
         for _ in range(4)
     ]
     losses = [hb.loss("ce")]

@@ -163,13 +163,13 @@ def test_what_cannot_be(models):
     )
     low = [hb.loss("hidden_mse", student="bert.encoder.layer[0]", teacher="bert.encoder.layer[1]")]
     assert told(models, layerwise(), losses=low) == (
-        "callback 'layerwise': the teacher's 'bert.encoder.layer.3' was not run on this batch: a loss has to compare with "
-        "that layer or a later one, or train.stop_teacher be false, and a teacher may not remember outputs"
+        "callback 'layerwise': the teacher's 'bert.encoder.layer.3' was not run on this batch: a loss has to compare "
+        "with that layer or a later one, or train.stop_teacher be false; a teacher may not remember outputs"
     )
     fit(models, layerwise(), losses=low, stop_teacher=False)
     narrow = bert(2, hidden_size=8)
     project = [hb.loss("hidden_mse", student=STUDENT, teacher=TEACHER, projection="linear")]
     assert told((models[0], narrow), layerwise(), losses=project) == (
-        "callback 'layerwise': the teacher's 'bert.encoder.layer.1' is given hidden states (4, 6, 16), and the student's "
-        "'bert.encoder.layer.0' (4, 6, 8); they must be the same"
+        "callback 'layerwise': the teacher's 'bert.encoder.layer.1' is given hidden states (4, 6, 16), and the "
+        "student's 'bert.encoder.layer.0' (4, 6, 8); they must be the same"
     )

@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
-from transformers import T5Config, T5ForTokenClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    T5Config,
+    T5ForTokenClassification,
+)
 
 import hookbrew as hb
 from hookbrew.errors import CallbackError, ConfigError, SelectorError
@@ -116,7 +122,7 @@ def inside(name):
 
 def test_at_rate_one_it_is_plain_training(models):
     """Bit for bit, with dropout, which draws."""
-    teacher, student = models
+    _, student = models
     plain = copy.deepcopy(student)
     fit((None, plain))
     fit(models, theseus(rate=1, until=1.0, freeze=False))
@@ -375,9 +381,13 @@ def test_two_processes_train_as_one(launched):
 
 def test_a_wrapper_that_waits_is_refused(launched):
     one, other = launched(Path(ranks_theseus.__file__))("waits")
-    assert one == other == (
-        "callback 'theseus': steps leave layers of the student out, and its DistributedDataParallel waits for all of "
-        "them; wrap it with find_unused_parameters=True"
+    assert (
+        one
+        == other
+        == (
+            "callback 'theseus': steps leave layers of the student out, and its DistributedDataParallel waits for all "
+            "of them; wrap it with find_unused_parameters=True"
+        )
     )
 
 
@@ -430,7 +440,9 @@ def test_a_decoder_keeps_no_keys_of_the_teachers_layers():
             for name in ("wte", "wpe", "ln_f"):
                 getattr(mixed.transformer, name).load_state_dict(getattr(teacher.transformer, name).state_dict())
             mixed.score.load_state_dict(teacher.score.state_dict())
-            logits = mixed.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+            logits = mixed.eval()(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+            ).logits
             first[draws] = nn.functional.cross_entropy(logits, batch["labels"]).item()
         assert loss == pytest.approx(first[draws], abs=1e-5), draws
     assert len(first) > 1
@@ -455,7 +467,9 @@ def test_layers_that_cannot_be_shared_out(models):
     assert told((None, student), theseus()) == (
         f"{where}it needs the layers of a teacher, and there is none: add a [teacher] table"
     )
-    assert told(models, theseus(student="bert.encoder.layr[*]")).startswith("selector 'bert.encoder.layr[*]' matches no")
+    assert told(models, theseus(student="bert.encoder.layr[*]")).startswith(
+        "selector 'bert.encoder.layr[*]' matches no"
+    )
     assert told(models, theseus(), compile="student") == (
         f"{where}what layers run changes with the step, and the student is compiled; leave train.compile out"
     )
@@ -470,8 +484,8 @@ def test_what_would_be_frozen_is_the_teachers(models):
     with torch.no_grad():
         student.classifier.weight += 1
     assert told(models, theseus()) == (
-        "callback 'theseus': 'classifier.weight' of the student is not the teacher's, and would stay as it is; make the "
-        "student of its teacher, or write freeze = false"
+        "callback 'theseus': 'classifier.weight' of the student is not the teacher's, and would stay as it is; make "
+        "the student of its teacher, or write freeze = false"
     )
     held = nn.ModuleDict({"model": teacher})
     held.forward = teacher.forward
@@ -483,8 +497,8 @@ def test_layers_of_another_width():
     teacher, student = bert(), bert(2, hidden_size=8)
     message = told((teacher, student), theseus(freeze=False))
     assert message.startswith(
-        "callback 'theseus': the teacher's bert.encoder.layer.0, bert.encoder.layer.1 cannot stand in for the student's "
-        "'bert.encoder.layer.0', which is given hidden states (4, 6, 8): "
+        "callback 'theseus': the teacher's bert.encoder.layer.0, bert.encoder.layer.1 cannot stand in for the "
+        "student's 'bert.encoder.layer.0', which is given hidden states (4, 6, 8): "
     )
 
 

@@ -31,6 +31,7 @@ EDITS = {
         "path": "body[1]",
         "module": Factory(factory="torch.nn:Linear", arguments={"in_features": 8, "out_features": 8}),
     },
+    "lora": {"path": "layers[*].{query,value}"},
     "remove": {"path": "layers[1]"},
     "reset": {"path": "layers[0:2]"},
     "swap": {"path": "layers[*].act", "module": Factory(factory="torch.nn:ReLU")},
