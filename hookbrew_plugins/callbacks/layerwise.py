@@ -85,8 +85,8 @@ class Feeder:
         theirs = self._given.get(place)
         if theirs is None:
             raise CallbackError(
-                f"callback 'layerwise': the teacher's '{teacher.path}' was not run on this batch: a loss has to compare "
-                "with that layer or a later one, or train.stop_teacher be false; a teacher may not remember outputs"
+                f"callback 'layerwise': the teacher's '{teacher.path}' was not run on this batch: a loss has to "
+                "compare with that layer or a later one, or train.stop_teacher be false; a teacher may not remember"
             )
         if theirs.shape != own.shape:
             raise CallbackError(

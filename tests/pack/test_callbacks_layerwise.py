@@ -164,7 +164,7 @@ def test_what_cannot_be(models):
     low = [hb.loss("hidden_mse", student="bert.encoder.layer[0]", teacher="bert.encoder.layer[1]")]
     assert told(models, layerwise(), losses=low) == (
         "callback 'layerwise': the teacher's 'bert.encoder.layer.3' was not run on this batch: a loss has to compare "
-        "with that layer or a later one, or train.stop_teacher be false; a teacher may not remember outputs"
+        "with that layer or a later one, or train.stop_teacher be false; a teacher may not remember"
     )
     fit(models, layerwise(), losses=low, stop_teacher=False)
     narrow = bert(2, hidden_size=8)
