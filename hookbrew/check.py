@@ -40,7 +40,7 @@ def check(path: str | Path, sets: Sequence[str] = (), *, catalogue: Catalogue, s
         for stage, prepared in zip(plan, made, strict=True):
             with placed(stage.document):
                 total = looped(prepared, stage.experiment.output).state.total_steps
-            text = f"{models(prepared)}\n{terms(prepared.distillation.objective)}\n{total} steps"
+            text = f"{models(prepared)}\n{edits(prepared)}{terms(prepared.distillation.objective)}\n{total} steps"
             say("build", headed(stage, text))
         for stage, prepared in zip(plan, made, strict=True):
             with placed(stage.document):
@@ -69,6 +69,16 @@ def models(prepared: Prepared) -> str:
             if name in part.stops:
                 lines.append(f"{at}{who} stops {stop(unwrap(model), part.stops[name])}")
     return "\n".join(lines)
+
+
+def edits(prepared: Prepared) -> str:
+    """One line for each edit of a model that was made; with a break after each."""
+    made = prepared.experiment.surgery
+    paths = (getattr(edit.options, "path", None) for edit in made)
+    return "".join(
+        f"surgery on {edit.model}: {edit.type}{'' if path is None else f' {path}'}\n"
+        for edit, path in zip(made, paths, strict=True)
+    )
 
 
 def stop(model: nn.Module, path: str) -> str:

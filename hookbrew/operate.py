@@ -6,6 +6,7 @@ import attrs
 import torch
 from torch import nn
 
+from hookbrew import words
 from hookbrew.config import Edit, Experiment
 from hookbrew.errors import ConfigError, HookbrewError, Problem, SurgeryError
 from hookbrew.loop import mix
@@ -24,7 +25,10 @@ def operated(experiment: Experiment, model: nn.Module, path: str) -> nn.Module:
             torch.manual_seed(mix(experiment.seed, at))
             try:
                 surgery = surgery or Surgery(model)
+                before = ties(model)
                 operate(surgery, edit)
+                if path == "student":
+                    savable(model, before)
             except ConfigError as error:
                 inside = [attrs.evolve(p, path=f"{at}.{p.path}" if p.path else at) for p in error.problems]
                 raise ConfigError(inside) from error
@@ -37,6 +41,29 @@ def operated(experiment: Experiment, model: nn.Module, path: str) -> nn.Module:
                 error.add_note(f"raised by {at}, edit {edit.type!r}")
                 raise
     return model
+
+
+def ties(model: nn.Module) -> set[frozenset[str]]:
+    """The names of each parameter that has several."""
+    names: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    return {frozenset(some) for some in names.values() if len(some) > 1}
+
+
+def savable(model: nn.Module, before: set[frozenset[str]]) -> None:
+    """Raise SurgeryError for a model of transformers that shares weights under other names than before.
+
+    Its configuration says by name what is tied: `save_pretrained` would fail at the end of the training, or what it
+    wrote would be tied again when it is loaded.
+    """
+    changed = ties(model) ^ before
+    if changed and hasattr(model, "save_pretrained"):
+        names = words.several(sorted(min(changed, key=sorted)), most=3)
+        raise SurgeryError(
+            f"save_pretrained of {type(model).__name__} knows shared weights by name, and could not save it with other"
+            f" ties than it had ({names}); edit a module that shares none, or set tie_word_embeddings=False"
+        )
 
 
 def operate(surgery: Surgery, edit: Edit) -> None:

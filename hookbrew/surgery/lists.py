@@ -94,11 +94,18 @@ def without(parent: nn.Module, path: str, names: set[str]) -> Family:
     return Family(parent, path, before, rest)
 
 
-def staying(model: nn.Module, families: Sequence[Family]) -> list[nn.Module]:
-    """The children in a model that keep at least one of their names when these families change."""
+def staying(model: nn.Module, families: Sequence[Family]) -> set[int]:
+    """The ids of the modules in a model that keep at least one of their names when these families change."""
     changed = {id(family.parent): family.after for family in families}
-    every = [changed.get(id(parent), tuple(parent._modules.items())) for parent in model.modules()]
-    return [child for children in every for _, child in children if child is not None]
+    seen: set[int] = set()
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            children = changed.get(id(module), tuple(module._modules.items()))
+            waiting += [child for _, child in children if child is not None]
+    return seen
 
 
 def joined(path: str, number: int) -> str:

@@ -86,12 +86,11 @@ def families(model: nn.Module, heirs: dict[int, tuple[nn.Module, nn.Module]]) ->
     return changes
 
 
-def unhooked(path: str, module: nn.Module, kept: Iterable[nn.Module]) -> None:
-    """Raise SurgeryError if hooks of somebody's would go with a module. What is kept keeps its hooks.
+def unhooked(path: str, module: nn.Module, stays: Collection[int]) -> None:
+    """Raise SurgeryError if hooks of somebody's would go with a module; stays: the ids of what keeps its hooks.
 
     Hooks that torch's own functions put there, as weight_norm does, are part of the module.
     """
-    stays = {id(inner) for one in kept for inner in one.modules()}
     for inside, inner in module.named_modules():
         if id(inner) in stays:
             continue

@@ -17,7 +17,7 @@ from hookbrew.surgery.change import Change, Flag
 from hookbrew.surgery.follow import follow, named
 from hookbrew.surgery.fresh import Values, drawer
 from hookbrew.surgery.lists import gap, inserted, joined, removed, staying
-from hookbrew.surgery.places import apart, bare, families, found, paths, unhooked
+from hookbrew.surgery.places import apart, bare, families, found, paths, unhooked, without
 from hookbrew.surgery.ties import Pair, retied
 from hookbrew.taps.walk import join
 from hookbrew.words import several
@@ -93,9 +93,8 @@ class Surgery:
         pairs = [Pair(path, old, make(old)) for path, old in found(self.model, selector).items()]
         for pair in pairs:
             if isinstance(pair.new, nn.Module) and all(module is not pair.old for module in pair.new.modules()):
-                raise SurgeryError(
-                    f"wrap: the new {type(pair.new).__name__} does not hold '{pair.path}'; swap does that"
-                )
+                kind = type(pair.new).__name__
+                raise SurgeryError(f"wrap '{pair.path}': the new {kind} does not hold it; swap is what replaces it")
         return self._replace("wrap", selector, tag, pairs)
 
     def insert(self, path: str, module: nn.Module, *, tag: str | None = None) -> list[str]:
@@ -197,7 +196,9 @@ class Surgery:
         chosen = {pair.path: pair.old for pair in pairs}
         apart(selector, chosen)
         known = self._parts()
-        stays = [pair.new for pair in pairs]
+        olds = [pair.old for pair in pairs]
+        rest = (module for _, module in without(self.model, olds))
+        stays = {*map(id, rest), *(id(module) for pair in pairs for module in pair.new.modules())}
         for pair in pairs:
             unhooked(pair.path, pair.old, stays)
             settle(pair.new, pair.old, above(self.model, pair.path), known)

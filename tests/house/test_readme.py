@@ -181,6 +181,49 @@ def test_the_plugin(monkeypatch):
     check_loss(known.load("losses", "gap")(scale=2.0))
 
 
+def operable():
+    """A model with the paths of the example of surgery."""
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.act = torch.nn.Linear(32, 32), torch.nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.dense(x))
+
+    model = torch.nn.Module()
+    model.blocks = torch.nn.Sequential(*(Block() for _ in range(3)))
+    return model
+
+
+def test_surgery():
+    (shown,) = [block for block in blocks("python") if "hb.Surgery" in block]
+    model = operable()
+    keys, x = [*model.state_dict()], torch.ones(2, 32)
+    before = model.blocks(x)
+    space = {"model": model, "optimizer": torch.optim.AdamW(model.parameters())}
+    exec(shown, space)
+    assert [str(edit) for edit in space["surgery"].edits] == [
+        "swap 'blocks[*].act'",
+        "wrap 'blocks[-1].dense' (noisy)",
+        "insert 'blocks[1]'",
+        "freeze 'blocks[0]'",
+    ]
+    space["surgery"].undo()
+    assert [*model.state_dict()] == keys
+    assert torch.equal(model.blocks(x), before)
+
+
+def test_surgery_in_a_file(project, monkeypatch):
+    monkeypatch.chdir(project)
+    (shown,) = [block for block in blocks("toml") if "[[surgery]]" in block]
+    Path("surgery.toml").write_text(f"{blocks('toml')[0]}\n{shown}")
+    done = CliRunner().invoke(main, ["check", "surgery.toml"], prog_name="hookbrew")
+    assert done.exit_code == 0, done.output
+    assert "surgery on teacher: reset classifier" in done.output
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

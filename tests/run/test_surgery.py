@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from hookbrew.config import read
+from hookbrew.errors import ConfigError
+from hookbrew.factory import importing
+from hookbrew.operate import operated
 from hookbrew.plan import planned
 from hookbrew.run import built, resume, run
+from tests.surgery.conftest import model
 
 EDITS = """
 [[surgery]]
@@ -69,7 +71,7 @@ def test_edits_are_made_in_order_when_models_are_built(edited, known):
     edited(FREEZE + SWAP + WRAP + RESET)
     with prepared(known) as (made,):
         student = made.distillation.student
-        (teacher,) = made.distillation.objective.parts[""].models.values() - {student}
+        teacher = made.distillation.objective.parts[""].models["teacher"]
     assert [p.requires_grad for p in student.embed.parameters()] == [False]
     assert [type(m).__name__ for m in student.layers] == ["Linear", "Sequential"]
     assert student.head.scale.item() == 2.0
@@ -150,7 +152,6 @@ def test_stages_share_the_edits(edited, known):
     run("toy.toml", catalogue=known, quiet=True)
     for stage in ("one", "two"):
         assert "layers.1.1.bias" in load_file(folder / f"runs/toy/{stage}/final/student.safetensors")
-    assert json.loads((folder / "runs/toy/status.json").read_text())["state"] == "done"
 
 
 MISTAKES = {
@@ -216,6 +217,27 @@ def test_mistake(edited, hookbrew, case, command):
     assert done.exit_code == 2, done.output
     assert f"{expected}\n" in done.output
     assert not (folder / "runs").exists()
+
+
+def test_check_tells_the_edits(edited, hookbrew):
+    edited(FREEZE + RESET)
+    done = hookbrew("check", "toy.toml")
+    assert done.exit_code == 0, done.output
+    assert "surgery on student: freeze embed\n" in done.output
+    assert "surgery on teacher: reset head\n" in done.output
+
+
+def test_a_student_that_could_not_be_saved_is_refused(edited, known):
+    """transformers knows ties by name, and would say so at the end of the training."""
+    edited(WRAP.replace('"head"', '"lm_head"') + SWAP.replace("layers[1]", "transformer.h[0].attn"))
+    experiment = planned(read("toy.toml", []), known)[0].experiment
+    with importing(experiment.pythonpath), pytest.raises(ConfigError) as caught:
+        operated(experiment, model("gpt2"), "student")
+    assert str(caught.value) == (
+        "surgery[0].path: save_pretrained of GPT2LMHeadModel knows shared weights by name, and could not save it with"
+        " other ties than it had (lm_head.base.weight, transformer.wte.weight); edit a module that shares none, or set"
+        " tie_word_embeddings=False"
+    )
 
 
 def test_freezing_all_is_found(edited, hookbrew):

@@ -39,7 +39,8 @@ def act(surgery, action):
     """One edit or undo, at a place that the number picks."""
     verb, number, *rest = action
     paths = [path for path, _ in surgery.model.named_modules(remove_duplicate=False) if path]
-    path = paths[number % len(paths)]
+    elements = [path for path in paths if path.rpartition(".")[2].isdigit()] if verb in ("insert", "remove") else []
+    path = (elements or paths)[number % len(elements or paths)]
     if verb == "undo":
         surgery.undo(number % (surgery.mark + 1))
     elif verb == "make":

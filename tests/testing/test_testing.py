@@ -13,7 +13,7 @@ from torch import nn
 
 from hookbrew.errors import ObjectiveError
 from hookbrew.plugin import options
-from hookbrew.testing import check_augment, check_callback, check_loss, check_projection, check_schedule
+from hookbrew.testing import check_augment, check_callback, check_edit, check_loss, check_projection, check_schedule
 
 
 @options
@@ -219,6 +219,54 @@ def test_a_projection_without_parameters_or_with_weights_of_its_own_seed():
         return layer
 
     assert list(check_projection.failures(Made(make=unseeded))) == ["seeded"]
+
+
+ONE_LAYER = nn.Linear(8, 8)
+
+
+def behind(surgery):
+    """By hand, so that nobody can undo it."""
+    surgery.model.layers[0].act = nn.ReLU()
+
+
+def partly(surgery):
+    """One edit by the surgery, and one by hand."""
+    surgery.freeze("layers[1]")
+    surgery.model.layers[0].act = nn.ReLU()
+
+
+def single(surgery):
+    """A later module of another dtype, put in by hand below what the surgery has made."""
+    surgery.swap("body", nn.Sequential(nn.Linear(8, 8)))
+    surgery.model.body.append(nn.Linear(8, 8))
+
+
+def unseeded_linear(path, old, generator=torch.Generator()):  # noqa: B008  # one generator for all calls
+    layer = nn.Linear(8, 8)
+    nn.init.normal_(layer.weight, generator=generator)
+    return layer
+
+
+EDITS = [
+    (lambda surgery: None, "changes_something"),
+    (behind, "changes_something"),
+    (partly, "undone"),
+    (lambda surgery: surgery.swap("body", nn.Linear(8, 5)), "still_runs"),
+    (lambda surgery: surgery.swap("body[0]", unseeded_linear), "seeded"),
+    (lambda surgery: surgery.swap("body[0]", ONE_LAYER), "shares_nothing"),
+    (single, "keeps_places"),
+]
+
+
+@pytest.mark.parametrize(("edit", "name"), EDITS)
+def test_edits_with_a_mistake(edit, name):
+    assert check_edit.failures(Made(make=lambda: edit))[name].startswith(f"Made fails {name}: ")
+
+
+def test_an_edit_that_is_right():
+    check_edit(Made(make=lambda: lambda surgery: surgery.swap("body[0]", lambda path, old: nn.Linear(8, 8))))
+    with pytest.raises(AssertionError, match=r"Made is no edit: build\(\) gives no function of a Surgery"):
+        check_edit(Made(make=lambda: None))
 
 
 def fill(batch, value):
