@@ -38,7 +38,7 @@ class Unit:
     def place(self) -> None:
         """Stand in the layer."""
         self._known = vars(self._layer.module).get("forward")
-        self._layer.module.forward = self  # type: ignore[method-assign,assignment]  # only in this one object
+        self._layer.module.forward = self  # in this one object only
 
     def lift(self) -> None:
         """Leave the layer as it was before."""
@@ -46,7 +46,7 @@ class Unit:
         if vars(module).get("forward") is self:
             del module.forward
             if self._known is not None:
-                module.forward = self._known  # type: ignore[method-assign]  # of whoever came before
+                module.forward = self._known  # of whoever came before
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the layer gives, or the teacher's layers one after the other; raises CallbackError if they cannot."""
