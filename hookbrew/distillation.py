@@ -64,6 +64,8 @@ class Fitting:
     evaluate: Feed | None = None
     callbacks: Sequence[tuple[str, object]] = ()
     folder: Path | None = None
+    origin: str | None = None
+    """Where the teacher stands in a configuration that the student was made out of."""
 
 
 class Distillation:
@@ -166,10 +168,11 @@ class Distillation:
     def loop(self, feed: Feed, fitting: Fitting) -> Loop:
         """The loop over a measured objective; what `fit` and the command line share.
 
-        Raises CallbackError for a callback that cannot be attached.
+        Raises CallbackError for a callback that cannot be attached, ConfigError for a teacher that nothing uses.
         """
         ranks = of(self.student)
         require_even(feed, ranks)
+        self._require_use(fitting)
         optimizer = fitting.optimizer or default(self.student)
         adopt(optimizer, self.student, self.objective, fitting.rate)
         return Loop(
@@ -243,6 +246,13 @@ class Distillation:
     def _sides(self) -> Iterator[tuple[str, nn.Module]]:
         yield "student", self.student
         yield from (("teacher", teacher) for task in self.tasks.values() for teacher in task.models)
+
+    def _require_use(self, fitting: Fitting) -> None:
+        """Raise ConfigError for teachers that nothing uses: no loss, no callback that says so, nor `fitting.origin`."""
+        idle = [problem for part in self.objective.parts.values() for problem in part.idle.values()]
+        problems = [problem for problem in idle if problem.path != fitting.origin]
+        if problems and not any(getattr(made, "teaches", False) for _, made in fitting.callbacks):
+            raise ConfigError(problems)
 
     @property
     def _several(self) -> bool:

@@ -120,7 +120,7 @@ def named(hint: Any) -> str:
         return "table"
     if arguments:
         return " or ".join(named(a) for a in arguments if a is not type(None))
-    return "table" if attrs.has(hint) else getattr(hint, "__name__", str(hint)).lower()
+    return getattr(hint, "words", "table") if attrs.has(hint) else getattr(hint, "__name__", str(hint)).lower()
 
 
 def varies(hint: Any) -> bool:

@@ -183,6 +183,9 @@ def require_models(plan: Sequence[Stage]) -> None:
             if edit.model not in known:
                 message = f"there is no model {edit.model!r}; {words.hint(edit.model, known)}"
                 raise ConfigError([Problem(f"surgery[{index}].model", message)])
+            if len(plan) > 1 and hasattr(edit.options, "watch") and edit.options.watch() is not None:
+                message = f"edit {edit.type!r} goes on to the end of a run, and there are several stages"
+                raise ConfigError([Problem(f"surgery[{index}]", f"{message}; write merge = false")])
 
 
 def root(plan: Sequence[Stage]) -> Path:

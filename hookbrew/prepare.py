@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +243,14 @@ def model(experiment: Experiment, made: Factory | Derived, path: str) -> nn.Modu
     return operated(experiment, built, path)
 
 
+def watching(config: Experiment) -> Iterator[tuple[str, object]]:
+    """The callbacks of the edits of the student that go on in the run."""
+    for edit in config.surgery:
+        watch = getattr(edit.options, "watch", None)
+        if edit.model == "student" and watch is not None and (made := watch()) is not None:
+            yield edit.type, made
+
+
 def looped(prepared: Prepared, where: Path | None) -> Loop:
     """The loop of a prepared run, its optimizer and callbacks made and checked; where: the run folder."""
     config, distillation = prepared.experiment, prepared.distillation
@@ -252,7 +260,8 @@ def looped(prepared: Prepared, where: Path | None) -> Loop:
         optimizer=factory.optimizer(config.optimizer, distillation.student.parameters()),
         rate=None if schedule is None else schedule.options.build(),
         evaluate=prepared.evaluate,
-        callbacks=[(component.type, component.options.build()) for component in config.callbacks],
+        callbacks=[*watching(config), *((component.type, component.options.build()) for component in config.callbacks)],
         folder=where,
+        origin=config.student.source if isinstance(config.student, Derived) else None,
     )
     return distillation.loop(prepared.feed, fitting)

@@ -49,7 +49,7 @@ def projecting(type: str, function: Any) -> Component:
 
 def callback(type: str, **options: Any) -> Request:
     """A `[[callbacks]]` table."""
-    return Request("callbacks", {"type": type, **options})
+    return Request("callbacks", {"type": type, **{key: tabled(value) for key, value in options.items()}})
 
 
 def augment(type: str, **options: Any) -> Request:

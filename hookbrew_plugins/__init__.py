@@ -97,10 +97,12 @@ def hookbrew_register_callbacks(register: Register) -> None:
     register("ema", "hookbrew_plugins.callbacks.ema:EMA")
     register("evaluate", "hookbrew_plugins.callbacks.evaluate:Evaluate")
     register("freeze", "hookbrew_plugins.callbacks.freeze:Freeze")
+    register("layerwise", "hookbrew_plugins.callbacks.layerwise:Layerwise")
     register("maps", "hookbrew_plugins.callbacks.maps:Maps")
     register("metrics", "hookbrew_plugins.callbacks.metrics:Metrics")
     register("progress", "hookbrew_plugins.callbacks.progress:Progress")
     register("tensorboard", "hookbrew_plugins.callbacks.tensorboard:Tensorboard")
+    register("theseus", "hookbrew_plugins.callbacks.theseus:Theseus")
     register("weights", "hookbrew_plugins.callbacks.weights:Weights")
 
 
@@ -109,6 +111,7 @@ def hookbrew_register_edits(register: Register) -> None:
     """Changes of a model when it is built."""
     register("freeze", "hookbrew_plugins.edits:Freeze")
     register("insert", "hookbrew_plugins.edits:Insert")
+    register("lora", "hookbrew_plugins.edits.lora:Lora")
     register("remove", "hookbrew_plugins.edits:Remove")
     register("reset", "hookbrew_plugins.edits:Reset")
     register("swap", "hookbrew_plugins.edits:Swap")

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from hookbrew.config.origins import inline
+from hookbrew.config.tree import Weight
 from hookbrew.options import Option, describe, varies
 from hookbrew.plugin import KINDS, Catalogue, Entry
 from hookbrew.plugin.blame import spot
@@ -64,6 +65,8 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(item) for item in value]
+    if isinstance(value, Weight):
+        return value.base
     return plain(attrs.asdict(value)) if attrs.has(type(value)) else value
 
 

@@ -130,6 +130,7 @@ class Components:
 
     def __init__(self, catalogue: Catalogued, conv: Converter) -> None:
         self.catalogue, self.conv = catalogue, conv
+        conv.register_structure_hook(Weight, self.weight)
         self._placed = table(
             Loss,
             conv,

@@ -7,7 +7,7 @@ arguments; a *component* is a name that some plugin registered, with the options
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 
@@ -63,6 +63,8 @@ EDITED = frozenset({"model"})
 @attrs.frozen(kw_only=True)
 class Weight:
     """What a loss is multiplied with, or an option of it: `base`, times a schedule's value at this point of the run."""
+
+    words: ClassVar[str] = "number, or a schedule"
 
     base: float = 1.0
     schedule: Component | None = None

@@ -46,6 +46,9 @@ class variable or attribute: what it raises disables it, with one warning, and o
 `run_start` ends the run all the same, and Ctrl-C always does. `tensorboard`, `progress` and `maps` are optional. One
 that has a state cannot be.
 
+A teacher that no loss compares with is refused, unless a callback says `teaches = True`, a class variable or attribute,
+because it learns from the teacher in another way, as `theseus` does from its layers; such a teacher is not run.
+
 A method may have filters, `@when(every=100)`, `@when(every_epoch=2)`, `@when(first=True)`, `@when(main=True)`, from
 `hookbrew.plugin`; together, all must hold. They are decided by the state, so that a resumed run calls at the same
 steps. `every` and `every_epoch` pick among the times an event comes: `log` with every=7 and `log_every` 10 is step 70.

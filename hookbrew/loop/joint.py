@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hookbrew.errors import ConfigError, Problem
+from hookbrew.loop.state import State
 from hookbrew.loop.trainable import Trainable
 from hookbrew.ranks import Ranks
 from hookbrew.taps import synced
@@ -128,13 +129,15 @@ def bare(student: nn.Module, extras: nn.Module) -> list[nn.Parameter]:
     return [p for p in trained if id(p) not in known and not hasattr(p, "device_mesh")]
 
 
-def replicated(objective: Trainable, ranks: Ranks, call: Callable[..., Tensor], *, halve: bool, fresh: bool) -> Replica:
+def replicated(objective: Trainable, state: State, call: Callable[..., Tensor], *, halve: bool, fresh: bool) -> Replica:
     """What averages the gradients of a training; a student that the user wrapped does it itself.
 
+    state: says which processes there are, and whether steps leave parts of the student out.
     fresh: whether it begins; what losses remember is each process's own later.
     halve: whether a forward that is out of memory in one process is made again in all. A wrapper has begun to average
     by then, so there is none, and all is averaged at the end. Raises ConfigError where the user's own does.
     """
+    ranks = state.ranks
     if ranks.size == 1:
         return Replica()
     student, extras = objective.student, objective.extras
@@ -150,4 +153,4 @@ def replicated(objective: Trainable, ranks: Ranks, call: Callable[..., Tensor], 
     if halve:
         return Replica(ranks=ranks, loose=(*student.parameters(), *extras.parameters()), student=student)
     joint = Joint(student, extras, call)
-    return Replica(joint, ranks, lambda: objective.leaves)
+    return Replica(joint, ranks, lambda: set() if state.partial else objective.leaves)

@@ -37,6 +37,9 @@ class State:
     """Whether there are several tasks, of which each batch says its own."""
     ranks: Ranks = attrs.field(factory=Ranks)
     """The processes that train this student together; `ranks.main` is the one that writes files."""
+    partial: bool = False
+    """Whether steps leave parts of the student out, the same in all processes, which else wait for their gradients; a
+    callback that does so says it in `run_start`."""
 
     step: int = 0
     """The optimizer update that is running or was last made, from 1."""

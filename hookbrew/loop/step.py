@@ -177,7 +177,7 @@ def stepping(loop: Training) -> Step:
         autocast=partial(autocast, loop.train.precision, loop.device),
         halve=halve,
     )
-    step.replica = replicated(loop.objective, loop.ranks, step.forward, halve=halve, fresh=not loop.state.step)
+    step.replica = replicated(loop.objective, loop.state, step.forward, halve=halve, fresh=not loop.state.step)
     return step
 
 

@@ -24,7 +24,7 @@ from hookbrew.objective.inputs import Inputs, Names, parted
 from hookbrew.objective.measure import built, require_reach
 from hookbrew.objective.ranks import join
 from hookbrew.objective.source import sourced
-from hookbrew.objective.teachers import called, joined, labelled, require_order, require_use
+from hookbrew.objective.teachers import called, joined, labelled, require_order, unused
 from hookbrew.objective.term import NOTHING, Term, counted, learned
 from hookbrew.objective.tokens import require_doubled
 from hookbrew.objective.vector import Vector, weighted
@@ -59,7 +59,7 @@ class Objective:
         if not losses:
             raise ConfigError([Problem(f"{at}losses", "there is none: nothing would be trained")])
         self.sources = sourced(losses, self.teachers, self.names, at)
-        require_use(self.teachers, [name for source in self.sources for name in source.teachers], at)
+        self.idle = unused(self.teachers, self.sources, at)
         require_order(student, labelled(self.sources, self._merge), self.names, at)
         self.terms: tuple[Term, ...] = ()
         self.extras = nn.ModuleDict()
@@ -126,8 +126,9 @@ class Objective:
             if self._shared and self.teacher is not None:  # what the student trains is in training mode, for them too
                 self.teacher.eval()
             for name in self.teachers:
-                outputs[name] = self._view.run(name, self._inputs.of(name, batch))
-        theirs = next(iter(outputs.values()), None) if len(outputs) < 2 else outputs
+                if name not in self.idle:
+                    outputs[name] = self._view.run(name, self._inputs.of(name, batch))
+        theirs = next(iter(outputs.values()), None) if len(self.teachers) < 2 else outputs
         self.outputs = (self._view.run("student", self._inputs.of("student", batch)), theirs)
 
     def counts(self, batch: Mapping[str, Any], samples: int, device: torch.device) -> Tensor:

@@ -34,13 +34,16 @@ def joined(teachers: Mapping[str, nn.Module]) -> nn.Module | None:
     return nn.ModuleDict(teachers) if len(teachers) > 1 else next(iter(teachers.values()), None)
 
 
-def require_use(teachers: Collection[str], used: Collection[str], at: str) -> None:
-    """Raise ConfigError for a teacher that no loss compares with: nothing would be learned from it."""
-    idle = [name for name in teachers if name not in used]
-    if idle:
-        where = "teacher" if list(teachers) == ["teacher"] else f"teachers.{idle[0]}"
-        message = "no loss compares with it, so nothing would be learned from it"
-        raise ConfigError([Problem(f"{at}{where}", message)])
+def unused(teachers: Collection[str], sources: Sequence[Source], at: str) -> dict[str, Problem]:
+    """The teachers that no loss compares with, which are not run, and what is wrong with that."""
+    used = {name for source in sources for name in source.teachers}
+    message = "no loss compares with it, so nothing would be learned from it"
+    alone = list(teachers) == ["teacher"]
+    return {
+        name: Problem(f"{at}teacher" if alone else f"{at}teachers.{name}", message)
+        for name in teachers
+        if name not in used
+    }
 
 
 def labelled(sources: Sequence[Source], merge: Merge) -> list[str]:

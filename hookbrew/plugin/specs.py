@@ -93,4 +93,5 @@ def hookbrew_register_edits(register: Register) -> None:
 
     `build()` gives a function of a `hookbrew.Surgery` of the model, which edits it by that and nothing else, so that
     all can be undone. A SurgeryError is told at the option `path`, if there is one.
+    One that goes on in the run may have `watch()`, which gives a callback of it, or None: `lora` merges at the end.
     """

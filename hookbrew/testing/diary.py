@@ -108,7 +108,7 @@ def kept(make: Callable[[], object] | None, *, broken: bool = False) -> Diary:
         (root / "elsewhere").mkdir()
         torch.manual_seed(0)
         student = nn.Sequential(nn.Linear(WIDTH, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, CLASSES))
-        diary = Diary(student, nn.Linear(WIDTH, CLASSES))
+        diary = Diary(student, nn.Sequential(nn.Linear(WIDTH, 4), nn.Tanh(), nn.Linear(4, CLASSES)))
         with chdir(root / "elsewhere"), listened(diary.failures):
             train(diary, [] if make is None else [make()], root / "run", broken=broken)
         diary.outside = sorted(

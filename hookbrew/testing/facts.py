@@ -16,8 +16,8 @@ from hookbrew.loop import State
 Facts = dict[str, Any]
 LENT = ("student", "teacher", "announce", "folder", "device", "record", "metrics", "exception", "store", "batches")
 """Fields of the state that are written down in another way, or not at all."""
-ASKED = ("stop_reason", "eval_requested", "save_requested", "last_eval_step")
-"""Fields that a request of a callback changes."""
+ASKED = ("stop_reason", "eval_requested", "save_requested", "last_eval_step", "partial")
+"""Fields that a request of a callback changes, or what it says of itself."""
 PASSING = {
     "batch": ("batch_ready", "forward_end", "loss_end", "backward_end", "eval_batch_end"),
     "student_out": ("forward_end", "loss_end", "backward_end"),

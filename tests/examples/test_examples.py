@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import hookbrew as hb
 from hookbrew.cli import main
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -21,6 +22,10 @@ def trec():
     finally:
         sys.path.remove(str(EXAMPLES))
     return trec
+
+
+TAUGHT = ("quickstart", "short", "theseus")
+"""The files with a teacher."""
 
 
 def texts(samples):
@@ -69,15 +74,36 @@ def test_padding_changes_nothing_for_the_student(trec):
     assert torch.allclose(student(ids, mask), longer, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["teacher", "alone", "quickstart"])
+@pytest.mark.parametrize("name", ["teacher", "alone", "quickstart", "short", "theseus"])
 def test_the_files_pass_check(trec, tmp_path, name):
     sets = ["-s", f"output={tmp_path / 'out'}"]
-    if name == "quickstart":
+    if name in TAUGHT:
         trec.minilm().save_pretrained(tmp_path / "teacher")
         sets += ["-s", f"teacher.folder={tmp_path / 'teacher'}"]
     done = CliRunner().invoke(main, ["check", str(EXAMPLES / f"{name}.toml"), *sets], prog_name="hookbrew")
     assert done.exit_code == 0, done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_half_of_the_teacher(trec, tmp_path, monkeypatch):
+    """Its layers and its head, and two steps in which the others stand in; what is left is plain."""
+    monkeypatch.chdir(tmp_path)
+    whole = trec.minilm().eval()
+    whole.save_pretrained("teacher")
+    half = hb.student(trec.teacher("teacher", otherwise=""), keep={"bert.encoder.layer": [0, 2, 4]}).eval()
+    ids = torch.arange(1000, 1006).view(1, 6)
+    hidden = whole.bert.embeddings(ids)
+    for layer in whole.bert.encoder.layer[::2]:
+        hidden = layer(hidden, None)
+    assert torch.allclose(half(ids).logits, whole.classifier(whole.bert.pooler(hidden)), rtol=0, atol=1e-5)
+    sets = [f"teacher.folder={tmp_path / 'teacher'}", "train.epochs=1"]
+    sets += ["data.train={factory='trec:labelled', count=32}", f"output={tmp_path / 'out'}"]
+    sets += ["data.evaluate={factory='trec:labelled', count=16}", "train.log_every=1"]
+    arguments = [part for each in sets for part in ("-s", each)]
+    done = CliRunner().invoke(main, ["run", str(EXAMPLES / "theseus.toml"), *arguments], prog_name="hookbrew")
+    assert done.exit_code == 0, done.output
+    left = type(whole).from_pretrained(tmp_path / "out/final")
+    assert left.config.num_hidden_layers == 3
 
 
 @pytest.mark.slow

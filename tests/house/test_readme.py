@@ -259,6 +259,26 @@ def test_surgery_in_a_file(project, monkeypatch):
     assert "surgery on teacher: reset classifier" in done.output
 
 
+def test_theseus(project, monkeypatch):
+    """With a student of three of the teacher's layers; 8 steps, in all of which it runs."""
+    from transformers import BertForSequenceClassification
+
+    monkeypatch.chdir(project)
+    teacher = BertForSequenceClassification.from_pretrained("teacher")
+    teacher.bert.encoder.layer = teacher.bert.encoder.layer[::2]
+    teacher.config.num_hidden_layers = 3
+    teacher.save_pretrained("half")
+    (shown,) = [block for block in blocks("toml") if "theseus" in block]
+    base = {key: value for key, value in tomllib.loads(blocks("toml")[0]).items() if key not in ("losses", "callbacks")}
+    base |= {"losses": [{"type": "ce"}], "train": {"steps": 8}, "output": "runs/theseus"}
+    base["student"] = {**base["teacher"], "pretrained_model_name_or_path": "half"}
+    Path("theseus.toml").write_text(tomli_w.dumps(base | tomllib.loads(shown)))
+    for command in ("check", "run"):
+        done = CliRunner().invoke(main, [command, "theseus.toml"], prog_name="hookbrew")
+        assert done.exit_code == 0, done.output
+    assert BertForSequenceClassification.from_pretrained("runs/theseus/final").config.num_hidden_layers == 3
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

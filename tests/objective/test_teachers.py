@@ -94,14 +94,36 @@ def test_merged_teachers_may_stop_early(tagger, batches, objective, step):
     assert torch.isfinite(step(made, [batch])[0]).all()
 
 
-def test_an_idle_teacher(tagger, objective):
+def test_an_idle_teacher(tagger, pack, batches):
     both = {"big": tagger(), "idle": tagger()}
-    assert message(lambda: objective(tagger(), both, [hb.loss("kl", teacher={"big": "logits"})])) == (
+    run = hb.Distillation(both, tagger(), [hb.loss("kl", teacher={"big": "logits"})], catalogue=pack)
+    assert message(lambda: run.fit(batches([4, 2]), steps=1)) == (
         "teachers.idle: no loss compares with it, so nothing would be learned from it"
     )
-    assert message(lambda: objective(tagger(), tagger(), [hb.loss("ce")])) == (
+    run = hb.Distillation(tagger(), tagger(), [hb.loss("ce")], catalogue=pack)
+    assert message(lambda: run.fit(batches([4, 2]), steps=1)) == (
         "teacher: no loss compares with it, so nothing would be learned from it"
     )
+
+
+def test_an_idle_teacher_is_not_run_where_a_callback_uses_it(tagger, pack, batches):
+    """Of several the others are, in their order."""
+
+    class Use:
+        teaches, given = True, None
+
+        def forward_end(self, state):
+            self.given = state.teacher_out
+
+    both, ran = {"idle": tagger(), "big": tagger(), "wide": tagger()}, []
+    for name, model in both.items():
+        model.register_forward_pre_hook(lambda module, args, name=name: ran.append(name))
+    use, losses = Use(), [hb.loss("kl", teacher={"big": "logits", "wide": "logits"})]
+    hb.Distillation(both, tagger(), losses, catalogue=pack).fit(batches([4, 2]), steps=1, callbacks=[use])
+    assert ran == ["big", "wide"] * (len(ran) // 2)
+    assert [*use.given] == ["big", "wide"]
+    hb.Distillation(tagger(), tagger(), [hb.loss("ce")], catalogue=pack).fit(batches([4]), steps=1, callbacks=[use])
+    assert use.given is None
 
 
 def test_a_teacher_that_is_not_there(tagger, objective):
@@ -178,7 +200,7 @@ def test_the_only_teacher_may_have_a_name(tagger, batches, objective):
     with made.attached():
         made.forward(batch)
         assert torch.equal(made.outputs[1], teacher(batch["input_ids"], batch["attention_mask"]))
-    assert message(lambda: objective(tagger(), {"big": teacher}, [hb.loss("ce")])) == (
+    assert str(ConfigError([*objective(tagger(), {"big": teacher}, [hb.loss("ce")]).idle.values()])) == (
         "teachers.big: no loss compares with it, so nothing would be learned from it"
     )
 

@@ -18,8 +18,10 @@ NEEDED = {
     "crd": {"samples": 12},
     "deleting": {"pad": 0},
     "freeze": {"modules": ["0"]},
+    "layerwise": {"student": "{0,3}", "teacher": "{0,2}"},
     "masking": {"mask_token": 29},
     "n_gram_sampling": {"pad": 0},
+    "theseus": {"student": "{0,3}", "teacher": "{0,2}"},
 }
 """Values for the options that have no default."""
 
@@ -29,6 +31,7 @@ EDITS = {
         "path": "body[1]",
         "module": Factory(factory="torch.nn:Linear", arguments={"in_features": 8, "out_features": 8}),
     },
+    "lora": {"path": "layers[*].{query,value}"},
     "remove": {"path": "layers[1]"},
     "reset": {"path": "layers[0:2]"},
     "swap": {"path": "layers[*].act", "module": Factory(factory="torch.nn:ReLU")},
@@ -43,7 +46,10 @@ def needed(kind, name):
     return EDITS[name] if kind == "edits" else NEEDED.get(name, {})
 
 
-FITTING = {"maps": {"student": "{0,3}", "teacher": ":out", "student_attention": "", "teacher_attention": ""}}
+FITTING = {
+    "maps": {"student": "{0,3}", "teacher": ":out", "student_attention": "", "teacher_attention": ""},
+    "theseus": {"freeze": False},
+}
 """Options for the models of a kit, which have no stack of blocks."""
 
 COPY = Factory(factory="copy:deepcopy")
