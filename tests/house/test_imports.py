@@ -29,6 +29,7 @@ ORDER = [
     ("resume", "signals"),
     ("run",),
     ("check", "outline"),
+    ("export",),
     ("testing",),
     ("cli",),
     ("__main__",),
