@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hookbrew.loop import size_of
 
-Tensors = Mapping[str, Tensor]
+Tensors = dict[str, Tensor]
+"""A batch as a student gets it, or what it gives."""
 Axes = dict[str, dict[int, str]]
 """By input and axis: what the axis is called."""
 
@@ -25,7 +26,7 @@ def free(batches: Sequence[Tensors]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for name, first in batches[0].items():
         sizes = [batch[name].shape for batch in batches if batch[name].dim() == first.dim()]
-        samples = first.dim() > 0 and all(len(batch[name]) == size_of(dict(batch)) for batch in batches)
+        samples = first.dim() > 0 and all(len(batch[name]) == size_of(batch) for batch in batches)
         axes = [0] if samples else []
         for axis in range(1, first.dim()):
             tokens = first.dim() == 2 and not first.is_floating_point()
@@ -80,7 +81,7 @@ def cut(tensor: Tensor, free: Mapping[int, str], longest: Mapping[str, int]) -> 
     return tensor
 
 
-def fitting(batches: Sequence[Tensors], traced: Tensors, axes: Axes) -> list[Tensors]:
+def fitting(batches: Sequence[Tensors], traced: Mapping[str, Tensor], axes: Axes) -> list[Tensors]:
     """The batches whose other axes are of the size that was traced."""
     return [
         batch

@@ -113,7 +113,7 @@ def models(experiment: Experiment) -> Iterator[str]:
 def made(factory: Any) -> str:
     """A factory with its arguments, on one line."""
     if not isinstance(factory, Factory):
-        return f"`{factory}`"
+        return f"`{inline(plain(factory))}`"
     given = ", ".join(f"{key} = {inline(plain(value))}" for key, value in factory.arguments.items())
     return f"`{factory.factory}`" + (f" with `{given}`" if given else "")
 
@@ -122,9 +122,8 @@ def training(experiment: Experiment) -> Iterator[str]:
     """Losses, data, and how long."""
     for task, part in experiment.parts.items():
         at = f"{task}: " if task else ""
-        yield f"- {at}data `{part.data.train.factory}`" + (
-            f", evaluated on `{part.data.evaluate.factory}`" if part.data.evaluate else ", not evaluated"
-        )
+        evaluated = f"evaluated on {made(part.data.evaluate)}" if part.data.evaluate else "not evaluated"
+        yield f"- {at}data {made(part.data.train)}, {evaluated}"
         for loss in part.losses:
             yield f"- {at}loss {described(loss)}"
     train, optimizer = experiment.train, experiment.optimizer

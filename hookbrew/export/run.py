@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from hookbrew import words
 from hookbrew.errors import DifferenceError, ExportError, HookbrewError
 from hookbrew.export import axes, card, place, source, traced, verify, written
-from hookbrew.export.source import Source, Tensors
+from hookbrew.export.axes import Tensors
+from hookbrew.export.source import Source
 from hookbrew.export.written import Written
 from hookbrew.plugin import Catalogue, catalogue
 
@@ -106,7 +107,8 @@ def export(
             made = put(found, chosen, fresh, tried, DTYPES.get(dtype or "", ""))
             facts = checked(found, made, fresh, tried, allowed(chosen, tolerance))
             notes = [*notes, *made.notes, *facts.pop("notes"), *noted(found, dtype)]
-            exported = described(found, made, fresh, folder, format=chosen, notes=notes, **facts)
+            facts |= {"format": chosen, "folder": str(folder), "notes": notes}
+            exported = described(found, made, tried[0], fresh, **facts)
             finish(found, made, exported, fresh)
     return exported
 
@@ -148,7 +150,7 @@ def checked(found: Source, made: Written, folder: Path, batches: Sequence[Tensor
     if made.axes is not None:
         free = dict(made.axes)
         batches = [*axes.fitting(batches, made.example, free)] or [dict(made.example)]
-    batches = [*batches, *taking(student, axes.variants(batches, free, mask))]
+    batches = [*batches, *traced.taken(student, axes.variants(batches, free, mask))]
     ours = told(student, batches)
     try:
         answer = verify.asked(folder, made.code, batches, arrays=made.arrays)
@@ -156,10 +158,8 @@ def checked(found: Source, made: Written, folder: Path, batches: Sequence[Tensor
         if made.axes is not None or not (folder / written.WEIGHTS).is_file():
             raise
         return {**weighed(student, folder), "batches": 0, "outputs": [*ours[0]], "tolerance": tolerance}
-    except ExportError as error:
-        if made.instead and "Error(s) in loading state_dict" in "".join(getattr(error, "__notes__", ())):
-            raise DifferenceError(f"what is loaded is another model; {made.instead}") from error
-        raise
+    except verify.OtherError as error:
+        raise verify.OtherError(f"{error}; {made.instead}") from error
     if made.instead:
         verify.require_keys(student, answer, made.instead)
     difference = verify.compared(ours, answer.outputs)
@@ -188,18 +188,6 @@ def told(student: nn.Module, batches: Sequence[Tensors]) -> list[Tensors]:
         raise ExportError(f"the student does not run on the CPU by itself: {reason}; --dtype fp32 may help") from error
 
 
-def taking(student: nn.Module, variants: Sequence[Tensors]) -> list[Tensors]:
-    """Those batches that the student itself takes: some need a certain token, or length."""
-    taken = []
-    for batch in variants:
-        try:
-            verify.told(student, [batch])
-        except Exception:  # of any kind: it is the student's own
-            continue
-        taken.append(batch)
-    return taken
-
-
 def weighed(student: nn.Module, folder: Path) -> dict[str, Any]:
     """Compare the tensors of the file, bit for bit, where the class of the student cannot be had without hookbrew."""
     (theirs,) = verify.asked(folder, READING, []).outputs
@@ -223,20 +211,18 @@ def noted(found: Source, dtype: str | None) -> list[str]:
     return notes
 
 
-def described(found: Source, made: Written, fresh: Path, folder: Path, **facts: Any) -> Exported:
-    """All that is known of an export."""
-    example = made.example or source.tried(found, 1)[0][0]
+def described(found: Source, made: Written, first: Tensors, fresh: Path, **facts: Any) -> Exported:
+    """All that is known of an export; first: a batch, for what was not traced."""
     free = made.axes or {}
     inputs = {
         name: {
             "dtype": str(tensor.dtype).removeprefix("torch."),
             "shape": [free.get(name, {}).get(axis, size) for axis, size in enumerate(tensor.shape)],
         }
-        for name, tensor in example.items()
+        for name, tensor in (made.example or first).items()
     }
     sized = place.sizes(fresh)
     return Exported(
-        folder=str(folder),
         run=str(found.folder),
         checkpoint=found.origin.name,
         model=type(found.student).__name__,

@@ -17,6 +17,7 @@ from hookbrew import factory, words
 from hookbrew.chance import kept_random
 from hookbrew.config import Experiment, read
 from hookbrew.errors import ExportError
+from hookbrew.export.axes import Tensors
 from hookbrew.export.weights import Origin, fill
 from hookbrew.folder import STATUS
 from hookbrew.objective import Names, accepted, parted
@@ -26,8 +27,6 @@ from hookbrew.prepare import feed, model
 from hookbrew.report.read import table
 from hookbrew.resume import require_run
 from hookbrew.store import MANIFEST, Store
-
-Tensors = dict[str, Tensor]
 
 ROWS = 8
 """The most samples of one batch that is compared: logits of every token of a large vocabulary take much memory."""

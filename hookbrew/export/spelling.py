@@ -11,13 +11,16 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hookbrew.config import Factory
+from hookbrew.errors import ExportError
 
 WIDE = 88
 """Characters of a call that stands on one line."""
 
 
-def loading(factory: Factory) -> str:
-    """Lines that make what a factory makes, and call it `student`."""
+def loading(factory: Any) -> str:
+    """Lines that make what a factory makes, and call it `student`; raises ExportError for what is no factory."""
+    if not isinstance(factory, Factory):
+        raise ExportError("the student has no factory that could make it again; use --format torch-export or onnx")
     value = {"factory": factory.factory, **factory.arguments}
     names = sorted({*modules(value)})
     lines = [*searching(names), *(f"import {name}" for name in names), "", f"student = {expression(value)}"]

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from hookbrew import words
 from hookbrew.errors import ExportError
 from hookbrew.export import fresh
-from hookbrew.export.axes import BATCH, LENGTH, Axes, Tensors, example, free
+from hookbrew.export.axes import BATCH, LENGTH, Axes, Tensors, example, free, variants
 from hookbrew.export.source import Source
 from hookbrew.export.written import Written
 from hookbrew.objective.inputs import keyword_parameters
@@ -51,8 +51,9 @@ def onnx(source: Source, folder: Path, batches: Sequence[Tensors]) -> Written:
     require_onnx()
     made, written = traced(source, batches)
     told = written(RUNNING)
+    inputs = dict(told.example)
     with torch.no_grad():
-        outputs = [*fresh.flat(plain(source.student, told.example)(**told.example))]
+        outputs = [*fresh.flat(plain(source.student, inputs)(**inputs))]
     axes = {name: dict(told.axes.get(name, {})) for name in told.example} if told.axes is not None else {}
     try:
         with quiet():
@@ -88,10 +89,12 @@ def traced(source: Source, batches: Sequence[Tensors]) -> tuple[ExportedProgram,
     student, wanted = source.student, free(batches)
     inputs = example(batches[0], wanted)
     made, axes, limits = attempt(student, inputs, wanted)
+    refused = unsure(student, batches, axes)
+    kept = {name: [a for a in of if axes[name].get(a, "") not in {"", *refused}] for name, of in wanted.items()}
+    if refused or any(0 in of and 0 not in kept[name] for name, of in wanted.items()):
+        inputs = example(batches[0], kept)  # of the samples that the data has, if their number is fixed
+        made, axes, limits = attempt(student, inputs, kept)
     notes = []
-    if any(0 in of and 0 not in axes[name] for name, of in wanted.items()):
-        inputs = dict(batches[0])  # then at least those samples that the data has
-        made, axes, limits = attempt(student, inputs, {name: [a for a in of if a] for name, of in wanted.items()})
     for name, of in wanted.items():
         for axis in of:
             if axis not in axes[name]:
@@ -104,6 +107,33 @@ def traced(source: Source, batches: Sequence[Tensors]) -> tuple[ExportedProgram,
         return Written(code=code, axes=axes, limits=limits, example=inputs, notes=notes, arrays=code == RUNNING)
 
     return made, written
+
+
+def unsure(student: nn.Module, batches: Sequence[Tensors], axes: Axes) -> set[str]:
+    """The axes, by what they are called, of which neither the data nor a try says that the student lets them vary.
+
+    A graph alone may seem to: what a shape is multiplied into need not show in its limits.
+    """
+    found = set()
+    for label in {label for of in axes.values() for label in of.values()}:
+        of = {name: {axis: each for axis, each in free.items() if each == label} for name, free in axes.items()}
+        seen = {tuple(batch[name].shape[axis] for name in of for axis in of[name]) for batch in batches}
+        if len(seen) == 1 and len(taken(student, variants(batches, of, ""))) == 0:
+            found.add(label)
+    return found
+
+
+def taken(student: nn.Module, tried: Sequence[Tensors]) -> list[Tensors]:
+    """Those batches that the student itself takes: some need a certain token, or length."""
+    found = []
+    for batch in tried:
+        try:
+            with torch.no_grad():
+                student(**batch)
+        except Exception:  # of any kind: it is the student's own
+            continue
+        found.append(batch)
+    return found
 
 
 def attempt(

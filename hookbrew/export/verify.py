@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import torch
@@ -19,12 +18,15 @@ from torch import Tensor, nn
 from hookbrew import words
 from hookbrew.errors import DifferenceError, ExportError
 from hookbrew.export import fresh
-
-Tensors = dict[str, Tensor]
+from hookbrew.export.axes import Tensors
 
 
 class BarredError(ExportError):
     """The code that loads the student imports hookbrew."""
+
+
+class OtherError(DifferenceError):
+    """The weights do not fit what the code makes."""
 
 
 @attrs.frozen
@@ -86,8 +88,10 @@ def failed(done: subprocess.CompletedProcess[str]) -> ExportError:
     """What to raise for a process that did not come to an end."""
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     last = lines[-1].strip() if lines else f"it ended with {done.returncode}"
-    if any(f"import of {name}" in last for name in fresh.BARRED):
+    if fresh.REASON in last:
         error: ExportError = BarredError(f"the student cannot be loaded without hookbrew: {last}")
+    elif "Error(s) in loading state_dict" in done.stderr:
+        error = OtherError("the student's weights do not fit what is made without hookbrew")
     else:
         error = ExportError(f"the export cannot be loaded and run in a fresh process: {shortened(last)}")
     if len(lines) > 1:
@@ -159,8 +163,3 @@ def require_small(difference: Difference, tolerance: float, hint: str = "") -> N
             f"output {difference.output!r} of the export differs from the run's student by {difference.relative:.2g} "
             f"of its size ({difference.absolute:.2g}), and {tolerance:.2g} is allowed{more}"
         )
-
-
-def facts(difference: Difference) -> dict[str, Any]:
-    """As it stands in JSON."""
-    return attrs.asdict(difference)
