@@ -65,6 +65,17 @@ def halved(dtype="bfloat16"):
     return Net().to(getattr(torch, dtype))
 
 
+def factorised():
+    """A BERT of which one layer is two of low rank, as no configuration says."""
+    import transformers
+
+    size = {"vocab_size": 20, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_labels": 3}
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(num_hidden_layers=1, **size))
+    inner = model.bert.encoder.layer[0].intermediate
+    inner.dense = nn.Sequential(nn.Linear(16, 4, bias=False), nn.Linear(4, 32))
+    return model
+
+
 def convolutional():
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
@@ -117,6 +128,7 @@ STUDENTS = {
     "half": ({"factory": "exportland:halved"}, TOKENS),
     "cnn": ({"factory": "exportland:convolutional"}, IMAGES),
     "guarded": ({"factory": "exportguarded:guarded"}, TOKENS),
+    "factorised": ({"factory": "exportland:factorised"}, TOKENS),
     "bert": ({"factory": "transformers:BertForSequenceClassification", "config": BERT}, TOKENS),
     "gpt2": ({"factory": "transformers:GPT2LMHeadModel", "config": GPT2}, TAGGED),
 }
