@@ -79,7 +79,7 @@ def test_the_mask_counts_in_onnx(trained, known, tmp_path):
 
 
 def test_the_commands_alone(configured, tmp_path):
-    """A BERT from a real run of the command line, exported by it; the first process of each knows nothing of the other."""
+    """A BERT from a real run of the command line, exported by it."""
     file = configured("bert", "commanded")
     for arguments in (["run", str(file), "--quiet"], ["export", str(file.parent / "runs/commanded"), "--to", "out"]):
         command = [sys.executable, "-m", "hookbrew", *arguments]

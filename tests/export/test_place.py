@@ -34,12 +34,14 @@ def test_it_takes_its_place(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_after_an_exception_nothing_is_left(tmp_path, there, error):
-    with pytest.raises(error), fresh(tmp_path / "a/b/out") as folder:
-        (folder / "x").write_text("new")
-        raise error
-    with pytest.raises(error), fresh(there) as folder:
-        (folder / "x").write_text("new")
-        raise error
+    def broken(folder):
+        with fresh(folder) as inside:
+            (inside / "x").write_text("new")
+            raise error
+
+    for folder in (tmp_path / "a/b/out", there):
+        with pytest.raises(error):
+            broken(folder)
     assert names(tmp_path) == ["out"]
     assert names(there) == ["README.md", "export.json", "old.bin"]
 
@@ -58,7 +60,7 @@ def test_what_a_killed_process_left(tmp_path, there):
     there.rename(tmp_path / ".old-out")
     (tmp_path / ".new-out").mkdir()
     (tmp_path / ".new-out/half").write_text("half")
-    with pytest.raises(ValueError, match="^no$"), fresh(there):
+    with pytest.raises(ValueError, match=r"^no$"), fresh(there):
         raise ValueError("no")
     assert names(there) == ["README.md", "export.json", "old.bin"]
     assert names(tmp_path) == ["out"]
