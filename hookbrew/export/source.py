@@ -124,7 +124,8 @@ def results(output: Path, origin: Origin) -> dict[str, Any]:
     elif origin.name == "best":
         found = table(origin.folder / "metrics.json").get("metrics")
     else:
-        found = (table(origin.folder / MANIFEST).get("facts") or {}).get("metrics")
+        facts = table(origin.folder / MANIFEST).get("facts") or {}
+        found = facts.get("metrics") if facts.get("last_eval_step") == facts.get("step") else None
     return dict(found) if isinstance(found, dict) else {}
 
 

@@ -161,12 +161,11 @@ def configured(land):
             "output": f"runs/{output or name}",
             "pythonpath": ["."],
             "student": student,
-            "data": data,
+            **({} if "tasks" in more else {"data": data, "losses": [{"type": "ce"}]}),
             "train": {"steps": 3, "device": "cpu"},
-            "losses": [{"type": "ce"}],
             "callbacks": [{"type": "checkpoint", "every": 1, "keep_last": 2}],
         }
-        if "evaluate" in data:
+        if "evaluate" in data and "tasks" not in more:
             tree["callbacks"].append({"type": "best"})
         file = land / f"{output or name}.toml"
         file.write_text(tomli_w.dumps(tree | more))

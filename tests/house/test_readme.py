@@ -92,6 +92,7 @@ def test_a_run_goes_on(project, monkeypatch):
         assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_a_run_is_exported(project, monkeypatch):
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
     monkeypatch.chdir(project)
