@@ -44,10 +44,11 @@ def export(
     overwrite: bool,
     as_text: bool,
 ) -> None:
-    """Write the student of a run folder into DIR, in files that need no hookbrew.
+    """Write a trained student for use without hookbrew.
 
-    What was written is loaded in a fresh process that cannot import hookbrew, and its outputs on the run's data are
-    compared with the student's: DIR stands, with a model card, when they agree, and not before.
+    RUN is a run folder. What is written into DIR is loaded in a fresh process that cannot import hookbrew, and its
+    outputs on the run's data are compared with the student's: DIR stands, with a model card, when they agree, and not
+    before.
     """
     from hookbrew.export import export as exporting
 
