@@ -81,6 +81,8 @@ def run(student: Any, files: Any, job: Mapping[str, Any]) -> dict[str, Any]:
         batches[int(number)][key] = tensor
     if hasattr(student, "parameters"):
         student = student.to("cpu")
+        for tensor in (*student.parameters(), *student.buffers()):
+            tensor.data = tensor.data.clone()  # of a mapped file they lie unevenly, and kernels round otherwise then
     return {f"{n}/{k}": value for n, batch in enumerate(batches) for k, value in flat(student(**batch)).items()}
 
 

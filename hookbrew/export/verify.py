@@ -94,8 +94,7 @@ def failed(done: subprocess.CompletedProcess[str]) -> ExportError:
         error = OtherError("the student's weights do not fit what is made without hookbrew")
     else:
         error = ExportError(f"the export cannot be loaded and run in a fresh process: {shortened(last)}")
-    if len(lines) > 1:
-        error.add_note("what that process said last:\n" + "\n".join(lines[-12:]))
+    error.__cause__ = RuntimeError(done.stderr.strip())  # the whole of it, for --traceback
     return error
 
 

@@ -110,7 +110,7 @@ def guarded():
     return unwrap(Net())
 """
 BERT = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-BERT |= {"factory": "transformers:BertConfig", "max_position_embeddings": 24, "num_labels": 3}
+BERT |= {"factory": "transformers:BertConfig", "max_position_embeddings": 24, "num_labels": 3, "initializer_range": 0.2}
 GPT2 = {"factory": "transformers:GPT2Config", "vocab_size": 20, "n_embd": 16, "n_layer": 2, "n_head": 2}
 GPT2 |= {"n_positions": 24, "bos_token_id": 1, "eos_token_id": 1}
 TOKENS = {"train": {"factory": "exportland:texts"}, "evaluate": {"factory": "exportland:texts", "seed": 1}}
