@@ -85,7 +85,7 @@ def test_the_commands_alone(configured, tmp_path):
         command = [sys.executable, "-m", "hookbrew", *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    assert "5 batches in a fresh process without hookbrew: differs by " in done.stdout
+    assert "4 batches in a fresh process without hookbrew: differs by " in done.stdout
     assert "of its size (1e-06 allowed)" in done.stdout
     assert (tmp_path / "out/config.json").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
