@@ -15,12 +15,15 @@ HookbrewError                 anything a user can mend; the command line prints 
 │   ├── ResumeError           a run that cannot go on as it was asked to                               exit 2
 │   └── CheckpointError       checkpoints that cannot be written, or of which none is whole            exit 74
 ├── CallbackError             a callback whose methods are not events                                  exit 2
+├── ExportError               a student that cannot be exported as asked                               exit 2
+│   └── DifferenceError       an export that does not compute what the run's student does              exit 77
 ├── PreemptedError            a run that a signal ended after a checkpoint: resume it                  exit 75
 ├── PeerError                 what stopped another process of the same training; that one tells it     its own
 └── NonFiniteError            a loss or a gradient that is not finite                                  exit 76
 
 Exit codes: 2 is wrong input, 74 a disk that takes no checkpoint, 75 a run that waits to be resumed, 76 one that was
-stopped by non-finite numbers; 1 is left to bugs and to the code of users and plugins, 130 to a second Ctrl-C.
+stopped by non-finite numbers, 77 an export that computes something else; 1 is left to bugs and to the code of users and
+plugins, 130 to a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -151,6 +154,16 @@ class PeerError(HookbrewError):
 
 class CallbackError(HookbrewError):
     """A callback whose methods are not events."""
+
+
+class ExportError(HookbrewError):
+    """A student that cannot be exported as asked."""
+
+
+class DifferenceError(ExportError):
+    """An export that was reloaded, and does not compute what the run's student computes; nothing of it is left."""
+
+    exit_code = 77
 
 
 class NonFiniteError(HookbrewError):

@@ -6,7 +6,16 @@ import re
 import pytest
 
 from hookbrew import errors
-from hookbrew.errors import CheckpointError, ConfigError, HookbrewError, NonFiniteError, Place, PreemptedError, Problem
+from hookbrew.errors import (
+    CheckpointError,
+    ConfigError,
+    DifferenceError,
+    HookbrewError,
+    NonFiniteError,
+    Place,
+    PreemptedError,
+    Problem,
+)
 
 
 def test_a_place_with_its_caret():
@@ -50,6 +59,7 @@ def test_exit_codes():
     assert codes.pop(NonFiniteError) == 76
     assert codes.pop(PreemptedError) == 75
     assert codes.pop(CheckpointError) == 74
+    assert codes.pop(DifferenceError) == 77
     assert set(codes.values()) == {2}
 
 

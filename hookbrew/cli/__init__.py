@@ -13,6 +13,7 @@ COMMANDS = {
     "check": "hookbrew.cli.check:check",
     "taps": "hookbrew.cli.taps:taps",
     "params": "hookbrew.cli.params:params",
+    "export": "hookbrew.cli.export:export",
     "report": "hookbrew.cli.page:report",
     "compare": "hookbrew.cli.compare:compare",
     "config": "hookbrew.cli.config:config",

@@ -30,7 +30,7 @@ ORDER = [
     ("resume", "signals"),
     ("run",),
     ("check", "outline"),
-    ("compare",),
+    ("compare", "export"),
     ("testing",),
     ("cli",),
     ("__main__",),

@@ -105,6 +105,17 @@ def test_models_are_compared(project, monkeypatch, command):
     assert "agreement with" in done.stdout
 
 
+@pytest.mark.slow
+def test_a_run_is_exported(project, monkeypatch):
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    monkeypatch.chdir(project)
+    begin = ["run", "distill.toml", "-s", "train.epochs=1", "--overwrite", "--quiet"]
+    (block,) = [block for block in blocks("console") if "hookbrew export" in block]
+    for arguments in (begin, *(shlex.split(line)[1:] for line in lines(block))):
+        done = CliRunner().invoke(main, arguments, prog_name="hookbrew")
+        assert done.exit_code == 0, done.output
+
+
 def torchruns():
     """The commands that start several processes, those of the script for Slurm included."""
     shown = blocks("console")[3].replace("$ ", "\n") + blocks("bash")[0]
