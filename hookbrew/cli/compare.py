@@ -68,7 +68,7 @@ def compare(
     quiet: bool,
     **how: Any,
 ) -> None:
-    """Compare a teacher with students: size, work, speed, memory, quality, agreement, calibration, layers.
+    """Compare teacher and students: size, speed, quality, agreement.
 
     MODEL is a run folder (its student; RUN:teacher is its teacher, RUN:best another folder in it), FILE.toml:teacher,
     a folder of transformers, or module:factory, with weights module:factory@FILE. The first model is what the others

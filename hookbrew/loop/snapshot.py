@@ -179,7 +179,7 @@ def fill(model: nn.Module, content: bytes) -> None:
     tensors = safe.load(content)
     tensors |= {name: tensors[kept] for name, kept in names.items() if kept in tensors}
     there = model.state_dict()
-    other = [name for name in {**there, **tensors} if sized(there.get(name)) != sized(tensors.get(name))]
+    other = [name for name in sorted({**there, **tensors}) if sized(there.get(name)) != sized(tensors.get(name))]
     if other:
         raise ResumeError(
             f"the checkpoint is of another {type(model).__name__}, which differs in {words.several(other, most=3)};"

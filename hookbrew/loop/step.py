@@ -100,11 +100,11 @@ class Step:
         if len(batches) == state.ranks.size == 1:
             return self.alone(state, batches[0])
         counts = [self.counts(batch, state.device) for batch in batches]
-        shares = self.shares(state, state.ranks.total(added(counts)))
+        totals = state.ranks.total(added(counts)).clamp(min=1)
         losses, parts = list[Tensor](), Parts()
         for place, (batch, valid) in enumerate(zip(batches, counts, strict=True)):
             with self.replica.waiting(last=place == len(batches) - 1):
-                part, sums = self.backward(state, batch, valid, shares)
+                part, sums = self.backward(state, batch, valid, totals)
             losses.append(part)
             parts.append((sums, valid))
         return added(losses), parts
@@ -123,11 +123,6 @@ class Step:
         """What is valid in a batch for each term, (terms,); nothing of one that is only run along."""
         found = self.objective.counts(batch, size_of(batch), device)
         return found if counted(batch) else torch.zeros_like(found)
-
-    def shares(self, state: State, totals: Tensor) -> Tensor:
-        """What each term's sum is multiplied with, (terms,): its weight by the valid elements of the whole step."""
-        weights = self._weights.of(self.objective.weights(state.progress), totals.device, totals.dtype)
-        return weights / totals.clamp(min=1)
 
     def forward(self, state: State, batch: Batch, counts: Tensor) -> Tensor:
         """The sums of all terms for a batch, (terms,)."""
@@ -148,12 +143,16 @@ class Step:
         scaled.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.dispatch.fire("backward_end", state)
 
-    def backward(self, state: State, batch: Batch, counts: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the gradients of one batch; returns its share of the step's loss, and the sums, detached."""
+    def backward(self, state: State, batch: Batch, counts: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the gradients of one batch; returns its share of the step's loss, and the sums, detached.
+
+        totals: what is valid for each term in the whole step, at least 1, (terms,).
+        """
         state.see(batch)
         self.dispatch.fire("batch_ready", state)
         sums = self.replica.run(self.forward, state, batch, counts)
-        state.loss = torch.dot(sums, shares.to(sums.dtype))
+        weights = self._weights.of(self.objective.weights(state.progress), sums.device, sums.dtype)
+        state.loss = torch.dot(sums, weights / totals.to(sums.dtype))
         # gradients are averaged over processes, and are to be summed
         self.descend(state, state.loss if state.ranks.size == 1 else state.loss * state.ranks.size)
         return state.loss.detach(), sums.detach()

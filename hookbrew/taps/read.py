@@ -91,7 +91,7 @@ def checked(name: str, point: Point, seen: Seen, *, lost: bool) -> Tensor:
 
 def sound(tensor: Tensor, written: tuple[int, ...]) -> bool:
     """Whether nothing has happened to a tensor since it was seen."""
-    return (not written or written[0] in (-1, tensor._version)) and not escaped(tensor)
+    return (not written or written[0] < 0 or tensor._version == written[0]) and not escaped(tensor)
 
 
 def escaped(tensor: Tensor) -> bool:

@@ -18,6 +18,8 @@ LENT = ("student", "teacher", "announce", "folder", "device", "record", "metrics
 """Fields of the state that are written down in another way, or not at all."""
 ASKED = ("stop_reason", "eval_requested", "save_requested", "last_eval_step", "partial")
 """Fields that a request of a callback changes, or what it says of itself."""
+MEASURED = ("eval_end", "run_end")
+"""Events at which metrics are those of the same evaluation, also if there was one more before."""
 PASSING = {
     "batch": ("batch_ready", "forward_end", "loss_end", "backward_end", "eval_batch_end"),
     "student_out": ("forward_end", "loss_end", "backward_end"),
@@ -77,7 +79,8 @@ def fields(event: str, state: State) -> Facts:
     names = {field.name for field in attrs.fields(type(state))} - {*LENT, *ASKED}
     found: Facts = {name: getattr(state, name) for name in sorted(names) if event in PASSING.get(name, (event,))}
     found |= {f"record[{name!r}]": value for name, value in state.record.items() if "per_second" not in name}
-    found |= {f"metrics[{name!r}]": value for name, value in state.metrics.items()}
+    if event in MEASURED:
+        found |= {f"metrics[{name!r}]": value for name, value in state.metrics.items()}
     return {name: copied(value) for name, value in found.items() if isinstance(value, PLAIN)}
 
 

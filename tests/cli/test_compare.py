@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import pytest
 import torch
@@ -61,7 +62,8 @@ def home(tmp_path_factory):
     sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20, "num_labels": 3}
     for name, depth in (("big", 3), ("tiny", 2)):
         BertForSequenceClassification(BertConfig(num_hidden_layers=depth, **sizes)).save_pretrained(folder / name)
-    return folder
+    yield folder
+    sys.modules.pop("toyland", None)
 
 
 @pytest.fixture(autouse=True)

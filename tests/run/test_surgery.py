@@ -15,7 +15,7 @@ from hookbrew.operate import operated
 from hookbrew.plan import planned
 from hookbrew.plugin import catalogue, hookimpl, options
 from hookbrew.run import built, resume, run
-from tests.surgery.conftest import model
+from tests.surgery.edits.conftest import model
 
 EDITS = """
 [[surgery]]
@@ -149,7 +149,7 @@ def test_resume_of_another_model_is_refused(edited, known):
     with pytest.raises(ResumeError) as caught:
         resume("runs/toy", ["surgery=[]", "train.epochs=2"], catalogue=known, quiet=True)
     assert str(caught.value) == (
-        "the checkpoint is of another Net, which differs in layers.1.weight, layers.1.bias, layers.1.0.bias ... and 3"
+        "the checkpoint is of another Net, which differs in layers.1.0.bias, layers.1.0.weight, layers.1.1.bias ... and 3"
         " more; resume with the model that it was, its [[surgery]] included"
     )
 
