@@ -149,8 +149,8 @@ def test_resume_of_another_model_is_refused(edited, known):
     with pytest.raises(ResumeError) as caught:
         resume("runs/toy", ["surgery=[]", "train.epochs=2"], catalogue=known, quiet=True)
     assert str(caught.value) == (
-        "the checkpoint is of another Net, which differs in layers.1.0.bias, layers.1.0.weight, layers.1.1.bias ... and 3"
-        " more; resume with the model that it was, its [[surgery]] included"
+        "the checkpoint is of another Net, which differs in layers.1.0.bias, layers.1.0.weight, layers.1.1.bias"
+        " ... and 3 more; resume with the model that it was, its [[surgery]] included"
     )
 
 
