@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hookbrew import factory, words
-from hookbrew.config import Derived, Experiment, Factory, Merge
+from hookbrew.config import Derived, Edit, Experiment, Factory, Merge
 from hookbrew.config.keys import dotted
 from hookbrew.distillation import Distillation, Fitting
 from hookbrew.errors import ConfigError, Problem, SelectorError, SurgeryError
@@ -243,11 +243,22 @@ def model(experiment: Experiment, made: Factory | Derived, path: str) -> nn.Modu
     return operated(experiment, built, path)
 
 
+def merged(config: Experiment) -> Experiment:
+    """The experiment whose student is built as the one that is saved: without edits that were merged into the weights."""
+    passing = [edit for edit in config.surgery if edit.model == "student" and watch(edit) is not None]
+    return attrs.evolve(config, surgery=[edit for edit in config.surgery if edit not in passing])
+
+
+def watch(edit: Edit) -> object | None:
+    """The callback of an edit that goes on in the run, which merges it into the weights at the end."""
+    make = getattr(edit.options, "watch", None)
+    return None if make is None else make()
+
+
 def watching(config: Experiment) -> Iterator[tuple[str, object]]:
     """The callbacks of the edits of the student that go on in the run."""
     for edit in config.surgery:
-        watch = getattr(edit.options, "watch", None)
-        if edit.model == "student" and watch is not None and (made := watch()) is not None:
+        if edit.model == "student" and (made := watch(edit)) is not None:
             yield edit.type, made
 
 

@@ -21,7 +21,7 @@ from hookbrew.objective import Names
 from hookbrew.outline import Modelled, modelled
 from hookbrew.plan import placed, resolved
 from hookbrew.plugin import Catalogue
-from hookbrew.prepare import model
+from hookbrew.prepare import merged, model
 
 
 @attrs.define
@@ -156,7 +156,7 @@ class Source:
         if (where / "config.json").is_file():
             module = hub.loaded(str(where))
         else:
-            module = self.built(opened, models["student"])
+            module = self.built(attrs.evolve(opened, experiment=merged(config)), models["student"])
             filled(module, where / "student.safetensors")
         return Entry(name=one.name, module=module, logits=data.logits, disk=disk(where))
 

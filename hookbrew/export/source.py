@@ -23,7 +23,7 @@ from hookbrew.folder import STATUS
 from hookbrew.objective import Names, accepted, parted
 from hookbrew.plan import Stage, placed, planned
 from hookbrew.plugin import Catalogue
-from hookbrew.prepare import feed, model
+from hookbrew.prepare import feed, merged, model
 from hookbrew.report.read import table
 from hookbrew.resume import require_run
 from hookbrew.store import MANIFEST, Store
@@ -65,7 +65,7 @@ def opened(
     origin = located(chosen.experiment, checkpoint)
     with kept_random(), factory.importing(chosen.experiment.pythonpath):
         with placed(chosen.document):
-            student = built(chosen.experiment)
+            student = built(chosen.experiment, origin)
         fill(student, origin)
         yield Source(
             folder=folder,
@@ -77,9 +77,9 @@ def opened(
         )
 
 
-def built(experiment: Experiment) -> nn.Module:
-    """The student as the run made it, before it was trained."""
-    return model(experiment, experiment.student, "student")
+def built(experiment: Experiment, origin: Origin) -> nn.Module:
+    """The student as the run made it, before it was trained; of one that is saved whole, without merged edits."""
+    return model(merged(experiment) if origin.name in SAVED else experiment, experiment.student, "student")
 
 
 def staged(plan: Sequence[Stage], stage: str | None) -> Stage:

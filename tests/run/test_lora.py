@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
 import hookbrew as hb
+from hookbrew.cli import main
 from hookbrew.errors import ConfigError, PreemptedError, SurgeryError
 from hookbrew.run import resume, run
 from hookbrew_plugins.edits.lora import Lora
@@ -141,3 +143,13 @@ def test_gpt2_has_its_weights_turned():
     merge.step_start(state)
     assert torch.equal(model(ids).logits, before)
     assert torch.equal(model.transformer.h[0].attn.c_attn.get_base_layer().weight, weight)
+
+
+def test_what_is_left_is_exported_and_compared(toy, known):
+    """Without adapters in the model that is made for it."""
+    from hookbrew.export import export
+
+    run("toy.toml", sets("toy"), catalogue=known, quiet=True)
+    export("runs/toy", "out", format="torch-export")
+    done = CliRunner().invoke(main, ["compare", "runs/toy", "--batch-sizes", "none", "--quiet"], prog_name="hookbrew")
+    assert done.exit_code == 0, done.output
