@@ -244,7 +244,7 @@ def model(experiment: Experiment, made: Factory | Derived, path: str) -> nn.Modu
 
 
 def merged(config: Experiment) -> Experiment:
-    """The experiment whose student is built as the one that is saved: without edits that were merged into the weights."""
+    """The experiment whose student is built as the one that is saved: without edits that went into the weights."""
     passing = [edit for edit in config.surgery if edit.model == "student" and watch(edit) is not None]
     return attrs.evolve(config, surgery=[edit for edit in config.surgery if edit not in passing])
 
