@@ -48,6 +48,7 @@ def home(tmp_path_factory):
     from transformers import BertConfig, BertForSequenceClassification
 
     folder = tmp_path_factory.mktemp("compare")
+    sys.modules.pop("toyland", None)  # of another folder
     (folder / "toyland.py").write_text(MODULE + MORE)
     config = CONFIG.partition("[[callbacks]]")[0]
     (folder / "toy.toml").write_text(config)

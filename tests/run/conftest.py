@@ -137,6 +137,7 @@ STRIKES = "{ type = 'strike', at = %s }, { type = 'remember' }, { type = 'checkp
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """The folder, as the working directory, with toy.toml; modules imported from it are forgotten afterwards."""
+    sys.modules.pop("toyland", None)  # of another folder
     (tmp_path / "toyland.py").write_text(textwrap.dedent(MODULE))
     (tmp_path / "toy.toml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
