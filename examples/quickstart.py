@@ -3,8 +3,8 @@
 Three runs of hookbrew, each a TOML file beside this one, and a table of what came out:
 
     teacher.toml      MiniLM, 22.7 M parameters, fine-tuned on 600 labelled questions
-    alone.toml        a small convolutional student, trained on the same 600 labels
-    quickstart.toml   the same student, distilled from the teacher on 4,331 questions without labels
+    alone.toml        a student cut out of MiniLM, 2 of its 6 layers, 128 of its 384 wide, trained on the same labels
+    quickstart.toml   such a student cut out of the teacher, and distilled on 4,331 questions without labels
 
 `python examples/quickstart.py --seeds 3` does it with three seeds and reports mean and spread.
 """
@@ -23,7 +23,6 @@ import torch
 import trec
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
@@ -61,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"{len(results)} seed(s) in {seconds // 60}:{seconds % 60:02} min; weights, metrics and logs: {options.output}"
     )
-    helped = all(r["student, distilled"].accuracy > r["student, 600 labels alone"].accuracy + 0.08 for r in results)
+    helped = all(r["student, distilled"].accuracy > r["student, 600 labels alone"].accuracy + 0.05 for r in results)
     if not helped:
-        print("distillation did not help by 8 points in every seed: something is wrong", file=sys.stderr)
+        print("distillation did not help by 5 points in every seed: something is wrong", file=sys.stderr)
     return 0 if helped else 1
 
 
@@ -83,12 +82,7 @@ def arms(seed: int, output: Path) -> dict[str, Result]:
 
 def result(folder: Path, accuracy: float) -> Result:
     """Load a trained model with nothing of hookbrew, and measure it."""
-    if (folder / "config.json").exists():
-        model = AutoModelForSequenceClassification.from_pretrained(folder)
-    else:
-        model = trec.Reader()
-        load_model(model, folder / "student.safetensors")
-    model.eval()
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return Result(accuracy, sum(p.numel() for p in model.parameters()), size / 1e6, timed(model))
 

