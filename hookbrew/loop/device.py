@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Final
 
 import torch
 from torch import nn
 
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.taps import sharded
-
-NOTHING: Final = nullcontext()
 
 
 def chosen(name: str) -> torch.device:
@@ -39,7 +36,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if fast else "fp32"
     if precision == "fp32" and not torch.is_autocast_enabled(device.type):
-        return NOTHING
+        return nullcontext()
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 

@@ -131,10 +131,10 @@ class Valid:
         """As `count`; a number where that is known without asking a device."""
         if self.mask is not None:
             return count(self.mask, counts, samples, self.mask.device)
-        if self.shape is None or counts == "samples" or len(self.shape) == 1:
-            return float(samples if self.shape is None else self.shape[0])
-        positions = self.shape[1:].numel()
-        return float(self.shape[0] * (positions**2 if counts == "pairs" else positions))
+        if self.shape is None:
+            return float(samples)
+        positions = self.shape[1:].numel()  # of (B,) 1; of tokens that are each shifted away none
+        return float(self.shape[0] * {"positions": positions, "pairs": positions**2, "samples": positions > 0}[counts])
 
 
 @attrs.define

@@ -8,7 +8,7 @@ of one batch k times the size, however unevenly their padding lies.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from hookbrew.objective.measure import built, require_reach
 from hookbrew.objective.ranks import join
 from hookbrew.objective.source import sourced
 from hookbrew.objective.teachers import called, joined, labelled, require_order, unused
-from hookbrew.objective.term import NOTHING, Term, counted, learned
+from hookbrew.objective.term import Term, counted, learned
 from hookbrew.objective.tokens import require_doubled
 from hookbrew.objective.vector import Vector, weighted
 from hookbrew.objective.view import View
@@ -122,7 +122,7 @@ class Objective:
     def forward(self, batch: Mapping[str, Any]) -> None:
         """Run all models on a batch, the teachers without gradient, and keep what the taps see."""
         outputs = {}
-        with torch.no_grad(), kept(self.teacher) if self._shared else NOTHING:
+        with torch.no_grad(), kept(self.teacher) if self._shared else nullcontext():
             if self._shared and self.teacher is not None:  # what the student trains is in training mode, for them too
                 self.teacher.eval()
             for name in self.teachers:

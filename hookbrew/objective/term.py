@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any, Final
+from typing import Any
 
 import attrs
 import torch
@@ -12,8 +11,6 @@ from torch import Tensor, nn
 
 from hookbrew.objective.align import Scope, Seen
 from hookbrew.objective.source import Source
-
-NOTHING: Final = nullcontext()
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -8,6 +8,7 @@ import hookbrew as hb
 import hookbrew_plugins
 from hookbrew.config import structure_loss
 from hookbrew.objective import Objective, glance
+from hookbrew.objective.align import Valid, count
 from hookbrew.objective.glance import FEW, MOST
 from hookbrew.plugin import catalogue, hookimpl
 from hookbrew_plugins.losses import ce, kd_ce, kl
@@ -118,6 +119,15 @@ def test_a_loss_that_wants_its_mask_gets_it(tagger, batches, wanting, lengths):
         student, teacher = made.outputs
     mask = batch["attention_mask"].bool()
     assert mean.item() == pytest.approx((student - teacher).square().mean(-1)[mask].mean().item())
+
+
+@pytest.mark.parametrize("counts", ["positions", "pairs", "samples"])
+@pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 0)], ids=str)
+def test_a_mask_that_is_not_there_counts_as_a_full_one(counts, shape):
+    """Also where no token has a next one, and so nothing is left."""
+    full = torch.ones(shape, dtype=torch.bool)
+    known = Valid(labels=None, mask=None, shape=full.shape)
+    assert known.count(counts, 3) == count(full, counts, 3, torch.device("cpu")).item()
 
 
 @pytest.mark.parametrize("loss", [kd_ce, kl])
