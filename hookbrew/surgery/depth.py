@@ -42,31 +42,34 @@ def kept(model: nn.Module, keep: Mapping[str, Sequence[int]]) -> nn.Module:
     if sharded(inner):
         raise SurgeryError(f"{type(inner).__name__} is shared out over processes; make a student before that")
     wanted = demanded(inner, keep)
+    frozen = not any(parameter.requires_grad for parameter in inner.parameters())
     memo: dict[int, Any] = {}
-    for path, module in roots(inner):
-        dot = f"{path}." if path else ""
-        inside = {key.removeprefix(dot): value for key, value in wanted.items() if key.startswith(dot)}
-        if inside:
-            wanted = {key: value for key, value in wanted.items() if key.removeprefix(dot) not in inside}
+    for module in roots(inner):
+        names = {part: name for name, part in module.named_modules()}
+        there = {path: part for path in wanted if (part := inner.get_submodule(path)) in names}
+        if there:
+            inside = {names[part]: wanted.pop(path) for path, part in there.items()}
             memo |= paired(module, shortened(module, inside), inside)
+    ready = {*memo.values()}
     try:
         made: nn.Module = copy.deepcopy(inner, memo)
     except Exception as error:
         raise SurgeryError(f"{type(inner).__name__} cannot be copied: {error}") from error
     for path, indices in wanted.items():
         cut(made, path, indices)
-    if not any(parameter.requires_grad for parameter in made.parameters()):
-        made.requires_grad_()
+    for parameter in made.parameters() if frozen else ():
+        if parameter not in ready:  # what is made anew is trained as its class says
+            parameter.requires_grad_()
     return made
 
 
-def roots(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The models of transformers in a model, itself perhaps, by path; none that is inside another."""
+def roots(model: nn.Module) -> Iterator[nn.Module]:
+    """The models of transformers in a model, itself perhaps; none that is inside another."""
     found: list[str] = []
     for path, module in model.named_modules():
         if pretrained(module) and not any(path.startswith(f"{outer}.") or not outer for outer in found):
             found.append(path)
-            yield path, module
+            yield module
 
 
 def paired(teacher: nn.Module, made: nn.Module, keep: Keep) -> dict[int, Any]:
@@ -92,6 +95,8 @@ def demanded(model: nn.Module, keep: Mapping[str, Sequence[int]]) -> dict[str, l
             raise SurgeryError(
                 f"keep: {path!r} is inside {outer[0]!r}, whose layers get other numbers; name one of them"
             )
+        if twice := [other for other in found if model.get_submodule(other) is model.get_submodule(path)]:
+            raise SurgeryError(f"keep: {path!r} is another name of {twice[0]!r}; name one of them")
         found[path] = demand_rising(path, indices, known[path])
     return found
 

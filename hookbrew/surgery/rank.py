@@ -105,9 +105,15 @@ def factorised(model: nn.Module, ranks: Mapping[str, int]) -> nn.Module:
         if weight is not None:
             holders.setdefault(id(weight), []).append(path)
     fresh: dict[int, nn.Module] = {}
+    known: dict[int, tuple[str, int]] = {}
     for path, rank in wanted.items():
         weight = named[path]._parameters["weight"]
         assert weight is not None
+        first, other = known.setdefault(id(weight), (path, rank))
+        if other != rank:
+            raise SurgeryError(
+                f"rank: '{path}' shares its weight with '{first}', and they have ranks {rank} and {other}; name one"
+            )
         if id(named[path]) not in fresh:
             fresh |= together(named, holders[id(weight)], weight, rank)
     for path, module in named.items():

@@ -6,6 +6,7 @@ Letters: V vocabulary.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -70,8 +71,7 @@ def spelled(ids: Sequence[int] | Mapping[int, int | Sequence[int]], size: int) -
         pieces = [[old] if isinstance(old := ids[new], int) else list(old) for new in range(len(ids))]
     else:
         pieces = [[int(old)] for old in ids]
-        twice = sorted({old for (old,) in pieces}, key=lambda old: -pieces.count([old]))[:1] if pieces else []
-        if len({old for (old,) in pieces}) < len(pieces):
+        if twice := sorted(old for old, count in Counter(old for (old,) in pieces).items() if count > 1):
             raise SurgeryError(f"vocabulary: id {twice[0]} is there twice")
     if not pieces:
         raise SurgeryError("vocabulary: there is no id to keep")

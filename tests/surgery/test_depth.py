@@ -161,6 +161,33 @@ def test_a_model_around_a_transformer(transformer):
     assert torch.equal(full(inputs["input_ids"]), teacher(inputs["input_ids"]))
 
 
+@pytest.mark.parametrize("path", ["layers", "inner.bert.encoder.layer"])
+@pytest.mark.parametrize("first", [False, True])
+def test_any_name_of_a_list_of_a_transformer_changes_its_configuration(transformer, path, first):
+    teacher, (inner, _) = nn.Module(), transformer("bert")
+    for name in ("layers", "inner") if first else ("inner", "layers"):
+        teacher.add_module(name, inner if name == "inner" else inner.bert.encoder.layer)
+    student = kept(teacher, {path: [0, 3]})
+    assert student.inner.config.num_hidden_layers == 2
+    assert student.layers is student.inner.bert.encoder.layer
+    assert len(student.layers) == 2
+
+
+def test_what_is_around_a_frozen_transformer_is_trained_too(transformer):
+    teacher = nn.ModuleDict({"inner": transformer("bert")[0], "head": nn.Linear(3, 2)}).requires_grad_(False)
+    student = kept(teacher, {"inner.bert.encoder.layer": [0, 3]})
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    teacher["head"].weight.requires_grad_()
+    assert not kept(teacher, {"inner.bert.encoder.layer": [0]})["head"].bias.requires_grad
+
+
+def test_a_list_that_is_named_twice_is_refused():
+    teacher = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(2, 2) for _ in range(4))})
+    teacher["same"] = teacher["blocks"]
+    with pytest.raises(SurgeryError, match=r"keep: 'same' is another name of 'blocks'; name one of them"):
+        kept(teacher, {"blocks": [0, 1, 2], "same": [0, 2]})
+
+
 def test_a_model_like_those_of_timm(vit):
     teacher, images = vit
     student = kept(teacher, {"blocks": [0, -1]})

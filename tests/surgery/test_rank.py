@@ -157,6 +157,12 @@ def test_refused(ranks, told):
     assert told in str(caught.value)
 
 
+def test_layers_that_share_a_weight_have_one_rank():
+    with pytest.raises(SurgeryError, match="rank: 'head' shares its weight with 'embed', and they have ranks 2 and 3"):
+        factorised(Reader(tied=True), {"embed": 3, "head": 2})
+    assert factorised(Reader(tied=True), {"embed": 3, "head": 3}).head.rank == 3
+
+
 def test_names_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(SelectorError, match="did you mean 'head'"):
         factorised(Reader(), {"heed": 2})
