@@ -203,9 +203,9 @@ def sample(experiment: Experiment, task: str, teacher: nn.Module, feeds: Mapping
     """The batches that a student is measured on, as the teacher takes them; it goes to the device of the training."""
     assert isinstance(experiment.student, Derived)
     device, data = chosen(experiment.train.device), experiment.parts[task].data
-    own = () if experiment.student.source.endswith("teacher") else (experiment.student.source.rpartition(".")[2],)
+    name = experiment.student.source.rpartition(".")[2]
     loader = feeds.get(task) or feed(experiment, task, "train")
-    parts = [parted(batch, "teacher", *own) for batch in loader.some(experiment.student.batches)]
+    parts = [parted(batch, "teacher", name) for batch in loader.some(experiment.student.batches)]
     if task not in feeds:
         loader.close()
     labels = (data.labels,) if isinstance(data.labels, str) else tuple(data.labels)

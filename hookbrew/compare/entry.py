@@ -80,6 +80,6 @@ def placed(entries: Sequence[Entry]) -> torch.device:
 
 
 def weight(tensors: Sequence[Tensor]) -> int:
-    """Bytes of tensors, those that share their memory once."""
-    seen = {tensor.untyped_storage().data_ptr() or id(tensor): tensor for tensor in tensors}
+    """Bytes of tensors, one of several names once; parts of one memory, as cuDNN has those of an LSTM, are several."""
+    seen = {(tensor.data_ptr() or id(tensor), tensor.shape): tensor for tensor in tensors}
     return sum(tensor.numel() * tensor.element_size() for tensor in seen.values())

@@ -174,7 +174,7 @@ class Pace:
     def speeds(self) -> Iterator[dict[str, Speed]]:
         """For each batch size the speed of each model; raises DataError where somebody asked for one that is too large.
 
-        The smallest one's batches say how much a sample is to compute.
+        The first one's batches say how much a sample is to compute.
         """
         for size in SIZES if self.how.sizes is None else self.how.sizes:
             batches = self.drawn(size)
@@ -194,11 +194,15 @@ class Pace:
             calls: dict[str, list[Callable[[], object]]] = {}
             for entry in self.entries:
                 given = [entry.inputs(moved(batch, look.device), look.names) for batch in batches]
-                calls[entry.name] = [partial(entry.module, **inputs) for inputs in given]
+                calls[entry.name] = [partial(self.run, entry, inputs) for inputs in given]
                 if entry.name not in self.flops:
                     self.count(entry, given, size)
-            stack.enter_context(look.autocast())
             return timed(calls, size, rounds=self.how.rounds, device=look.device)
+
+    def run(self, entry: Entry, inputs: Mapping[str, Any]) -> object:
+        """One forward, with an autocast of its own: over several, it would keep what it cast of trained weights."""
+        with self.look.autocast():
+            return entry.module(**inputs)
 
     def count(self, entry: Entry, given: Sequence[Mapping[str, Any]], size: int) -> None:
         """Count the work of a sample; a model that cannot be run so is noted."""

@@ -81,7 +81,7 @@ def known(place: str) -> Kind | None:
 def inside(found: Named) -> Named:
     """A folder of a run, as runs/sms/best, is a part of that run: its student is made as the run says."""
     path = Path(found.place)
-    if found.kind != "folder" or (path / "config.json").is_file() or known(str(path.parent)) != "run":
+    if found.kind != "folder" or known(str(path.parent)) != "run":
         return found
     return attrs.evolve(found, kind="run", place=str(path.parent), part=path.name)
 

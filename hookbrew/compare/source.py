@@ -17,6 +17,7 @@ from hookbrew.compare.named import Named, named, require_names
 from hookbrew.compare.weights import disk, filled
 from hookbrew.config import Document, Experiment, Factory, read, staged
 from hookbrew.errors import FolderError, HookbrewError
+from hookbrew.export.weights import Origin, fill
 from hookbrew.objective import Names
 from hookbrew.outline import Modelled, modelled
 from hookbrew.plan import placed, resolved
@@ -153,11 +154,12 @@ class Source:
                 raise absent(one, models)
             return Entry(name=one.name, module=self.built(opened, models["student"]), logits=data.logits)
         where = self.student(one, opened, models)
-        if (where / "config.json").is_file():
+        whole = merged(config)
+        if (where / "config.json").is_file() and not any(edit.model == "student" for edit in whole.surgery):
             module = hub.loaded(str(where))
-        else:
-            module = self.built(attrs.evolve(opened, experiment=merged(config)), models["student"])
-            filled(module, where / "student.safetensors")
+        else:  # a configuration of transformers knows of no edit
+            module = self.built(attrs.evolve(opened, experiment=whole), models["student"])
+            fill(module, Origin("final", where))
         return Entry(name=one.name, module=module, logits=data.logits, disk=disk(where))
 
     def built(self, opened: Opened, made: Modelled) -> nn.Module:

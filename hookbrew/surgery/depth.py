@@ -88,7 +88,7 @@ def paired(teacher: nn.Module, made: nn.Module, keep: Keep) -> dict[int, Any]:
 def demanded(model: nn.Module, keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
     """The same with all numbers from 0 up; raises SurgeryError for paths and numbers that are not there."""
     known = lists(model)
-    found = {}
+    found: dict[str, list[int]] = {}
     for path, indices in keep.items():
         demand_list(model, known, path)
         if outer := [other for other in keep if path.startswith(f"{other}.")]:

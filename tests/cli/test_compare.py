@@ -21,6 +21,14 @@ MORE = """
 
 def broken():
     return 3
+
+
+def edited():
+    from transformers import BertForSequenceClassification
+    made = BertForSequenceClassification.from_pretrained("tiny")
+    for layer in made.bert.encoder.layer:
+        layer.intermediate.intermediate_act_fn = torch.nn.Tanh()
+    return made
 """
 
 
@@ -108,6 +116,29 @@ def test_models_by_every_kind_of_name():
     assert by["fresh"]["quality"]["loss"] != by["toy"]["quality"]["loss"]
     assert by["bert"]["kind"] == "BertForSequenceClassification"
     assert [by[name]["filed"] for name in ("t", "toy", "bert", "Net", "same")] == [False, True, True, False, True]
+
+
+BERT = """\
+factory = "transformers:BertForSequenceClassification.from_pretrained"
+pretrained_model_name_or_path = "tiny"
+
+[[surgery]]
+type = "swap"
+path = "**.intermediate_act_fn"
+module = { factory = "torch.nn:Tanh" }
+
+[data]"""
+
+
+def test_a_student_is_edited_as_its_run_says(home):
+    config = (home / "toy.toml").read_text().partition('[[losses]]\ntype = "hidden')[0]
+    config = config.replace("runs/toy", "edits/bert").replace('factory = "toyland:Net"\n\n[data]', BERT)
+    (home / "bert.toml").write_text(config)
+    ok("run", "bert.toml", "--quiet")
+    oracle = "toyland:edited@edits/bert/final/model.safetensors"
+    models = read("edits/bert", "it=edits/bert/final", "edits/bert:final", oracle, "--data", "toy.toml")["models"]
+    losses = [one["quality"]["loss"] for one in models]
+    assert losses == losses[-1:] * 4
 
 
 def test_two_folders_of_transformers_on_the_data_of_a_file():

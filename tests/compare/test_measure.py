@@ -75,6 +75,14 @@ def test_tied_weights_are_counted_once(net, batches):
     assert one.disk == one.weights == 4 * one.parameters == 4 * (20 * 6 + 3 * 42 - 36 + 28)
 
 
+def test_weights_that_are_parts_of_one_memory_are_all_counted(net, batches):
+    model = net(6)
+    whole = torch.randn(2, 6)
+    model.layers[0].bias, model.layers[1].bias = (torch.nn.Parameter(part) for part in whole)
+    one = compare({"one": model}, batches(), sizes=[]).models[0]
+    assert one.disk == one.weights == 4 * one.parameters
+
+
 def test_json_has_all_numbers_and_no_nan(models, batches):
     found = compare(models, batches(), rounds=2, sizes=[1])
     data = json.loads(found.as_json())

@@ -1,5 +1,6 @@
 """A student out of its teacher in a run: what is trained, saved, resumed and refused."""
 
+import importlib
 import json
 import sys
 
@@ -7,7 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hookbrew.run import resume, run
+from hookbrew.config import read
+from hookbrew.factory import importing
+from hookbrew.plan import planned
+from hookbrew.prepare import sample
+from hookbrew.run import built, resume, run
 
 MODULE = """
 import torch
@@ -94,10 +99,6 @@ def test_it_begins_as_the_teachers_layers(land, known):
     other = BertForSequenceClassification.from_pretrained(land / "runs/own/final")
     # the student of a factory draws weights of its own; that of a teacher draws none, and so equals what it is made of
     assert not torch.allclose(student.classifier.weight, other.classifier.weight, atol=1e-6)
-    from hookbrew.config import read
-    from hookbrew.plan import planned
-    from hookbrew.run import built
-
     (stage,) = planned(read("kd.toml", []), known, quiet=True)
     with built([stage], known) as (prepared,):
         teacher = prepared.distillation.objective.parts[""].models["teacher"]
@@ -182,6 +183,21 @@ def test_what_is_measured_is_measured_on_the_training_data(land, known):
     sizes = (one.config.num_hidden_layers, one.config.hidden_size, one.config.intermediate_size, one.config.vocab_size)
     assert sizes == (2, 8, 12, 61)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_it_is_measured_on_the_inputs_of_its_own_teacher(land, known):
+    text = CONFIG.replace("[teacher]", "[teachers.old_teacher]").replace('"kdland:samples"', '"kdland:apart"')
+    text = text.replace('from = "teacher"', 'from = "teachers.old_teacher"')
+    (land / "kd.toml").write_text(text[: text.index("[[losses]]")] + '[[losses]]\ntype = "kd_ce"\n')
+    with (land / "kdland.py").open("a") as file:
+        file.write("\n\ndef apart():\n    both = samples()\n")
+        file.write("    return [one | {'teacher.old_teacher.input_ids': 1 + one['input_ids']} for one in both]\n")
+    (stage,) = planned(read("kd.toml", []), known, quiet=True)
+    with importing(stage.experiment.pythonpath):
+        kdland = importlib.import_module("kdland")
+    batches = sample(stage.experiment, "", kdland.bert(), {})
+    given = sorted(int(ids) for batch in batches for row in batch["input_ids"] for ids in row if ids)
+    assert given == sorted(1 + int(ids) for one in kdland.samples() for ids in one["input_ids"])
 
 
 HERE = 'kd.toml:10:10: student.keep."bert.encoder.layer": '
