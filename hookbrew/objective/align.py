@@ -137,18 +137,13 @@ class Valid:
         return float(self.shape[0] * {"positions": positions, "pairs": positions**2, "samples": positions > 0}[counts])
 
 
-@attrs.define
 class Seen:
     """A batch as losses see it: what several need is made once. For one call only, as callbacks may change batches."""
 
-    batch: Mapping[str, Any]
-    own: Mapping[str, Any] = attrs.field(init=False)
-    """The student's part."""
-    _valid: dict[Scope, Valid] = attrs.field(init=False, factory=dict)
-
-    @own.default
-    def _(self) -> Mapping[str, Any]:
-        return parted(self.batch, "student")
+    def __init__(self, batch: Mapping[str, Any]) -> None:
+        self.batch, self._valid = batch, dict[Scope, Valid]()
+        self.own: Mapping[str, Any] = parted(batch, "student")
+        """The student's part."""
 
     def valid(self, source: Source, scope: Scope) -> Valid:
         """The mask and the labels for a loss, shifted as its logits.

@@ -20,44 +20,47 @@ from hookbrew.objective.term import Term, listed
 
 @attrs.frozen
 class Given:
-    """How the roles of the terms of one batch are filled."""
+    """How the roles of terms are filled."""
 
-    seen: Seen
     names: Names
     merge: Merge
 
-    def roles(self, term: Term, student: Any, teachers: Sequence[Any], progress: float) -> dict[str, Any]:
-        """What a loss asks for, by role: tensors of one position each; None where there is nothing for one."""
-        source, scope, own = term.source, term.scope, self.seen.own
+    def roles(self, term: Term, seen: Seen, student: Any, teachers: Sequence[Any], progress: float) -> dict[str, Any]:
+        """What a loss asks for, by role: tensors of one position each; None where there is nothing for one.
+
+        seen: the batch. student, teachers: what was tapped.
+        """
+        source, scope, own = term.source, term.scope, seen.own
         wanted = source.roles
-        valid = self.seen.valid(source, scope)
+        valid = seen.valid(source, scope)
         if source.takes == "logits" and (scope.shifted or self.names.classes is not None):
             student = logits_of(student, self.names, own, shifted=scope.shifted)
             teachers = [logits_of(teacher, self.names, own, shifted=scope.shifted) for teacher in teachers]
         found = {"student": student}
         if "teacher" in wanted:
-            found["teacher"] = teachers[0] if len(teachers) == 1 else self.one(term, teachers, valid.labels, progress)
+            found["teacher"] = teachers[0] if len(teachers) == 1 else self.one(term, seen, teachers, progress)
         if "mask" in wanted:
             found["mask"] = valid.given(listed(student)[0].device) if source.strict else valid.mask
         if "labels" in wanted:
             found["labels"] = valid.labels
         if "index" in wanted:
-            found["index"] = self.index(source)
+            found["index"] = self.index(source, own)
         return found
 
-    def one(self, term: Term, teachers: Sequence[Any], labels: Tensor | None, progress: float) -> Any:
+    def one(self, term: Term, seen: Seen, teachers: Sequence[Any], progress: float) -> Any:
         """Several teachers as one."""
         source = term.source
+        labels = seen.valid(source, term.scope).labels
         weights = [self.merge.weights.get(name, 1.0) for name in source.teachers]
         temperature = getattr(source.at(progress), "temperature", 1.0)
         if labels is None and self.merge.confidence == "labels":
-            labels = self.seen.own.get(labels_key(source, term.pair, self.names))
+            labels = seen.own.get(labels_key(source, term.pair, self.names))
             labels = labels[:, 1:] if labels is not None and term.scope.shifted else labels
         return merged(teachers, weights, self.merge, temperature, labels)
 
-    def index(self, source: Source) -> Tensor:
+    def index(self, source: Source, own: Mapping[str, Any]) -> Tensor:
         """The number of each sample; raises DataError when the batch does not say."""
-        key, own = self.names.index, self.seen.own
+        key = self.names.index
         if key not in own:
             raise DataError(
                 f"loss {source.name!r} remembers samples, and the batch has no key {key!r} with the "

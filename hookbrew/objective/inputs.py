@@ -48,7 +48,10 @@ class Names:
 
 def parted(batch: Mapping[str, Any], *sides: str) -> dict[str, Any]:
     """The batch as one side sees it: what is common, then its own parts; sides: ("teacher", "large")."""
-    if not [key for key in batch if key.startswith(SIDES)]:  # nearly always, and asked several times a step
+    for key in batch:
+        if key.startswith(SIDES):
+            break
+    else:  # nearly always, and asked several times a step
         return dict(batch)
     common = {key: value for key, value in batch.items() if key.partition(".")[0] not in SIDES}
     prefix = ""

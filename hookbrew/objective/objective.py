@@ -55,12 +55,13 @@ class Objective:
         """at: where data, losses and teachers stand in the configuration, as `tasks.trec.`."""
         self.student, self.teachers, self._at = student, called(teacher), at
         self.teacher = joined(self.teachers)
-        self.names, self._merge = names or Names(), merge or Merge()
+        self.names = names or Names()
+        self._given = Given(self.names, merge or Merge())
         if not losses:
             raise ConfigError([Problem(f"{at}losses", "there is none: nothing would be trained")])
         self.sources = sourced(losses, self.teachers, self.names, at)
         self.idle = unused(self.teachers, self.sources, at)
-        require_order(student, labelled(self.sources, self._merge), self.names, at)
+        require_order(student, labelled(self.sources, self._given.merge), self.names, at)
         self.terms: tuple[Term, ...] = ()
         self.extras = nn.ModuleDict()
         """What is trained besides the student: projections and losses that learn."""
@@ -113,8 +114,8 @@ class Objective:
         self.extras.update(learned(terms))
         with kept(self.extras):
             self.extras.eval()  # a loss that remembers samples learns nothing from a look
-            given = Given(Seen(batch), self.names, self._merge)
-            self.leaves = require_reach(terms, lambda term: self._evaluated(term, given, 0.0))
+            seen = Seen(batch)
+            self.leaves = require_reach(terms, lambda term: self._evaluated(term, seen, 0.0))
         if not self.terms:
             join(self.extras, self.student)  # some losses have parameters only since they were evaluated
             self.terms = terms
@@ -137,9 +138,9 @@ class Objective:
 
     def weighed(self, batch: Mapping[str, Any], samples: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
         """For a batch that is a whole step: the weighted sum of the means, a scalar; sums and counts, (terms,) each."""
-        given = Given(Seen(batch), self.names, self._merge)
-        values = [self._evaluated(term, given, progress)[1] for term in self.terms]
-        counts = self._vector.of(counted(self.terms, given.seen, samples), values[0].device)
+        seen = Seen(batch)
+        values = [self._evaluated(term, seen, progress)[1] for term in self.terms]
+        counts = self._vector.of(counted(self.terms, seen, samples), values[0].device)
         loss = weighted(values, self.weights(progress))
         with torch.no_grad():
             sums = torch.stack(values) * counts
@@ -152,8 +153,8 @@ class Objective:
 
     def means(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """The mean of each term by name, unweighted, for the batch that `forward` saw."""
-        given = Given(Seen(batch), self.names, self._merge)
-        return {term.name: self._evaluated(term, given, progress)[1] for term in self.terms}
+        seen = Seen(batch)
+        return {term.name: self._evaluated(term, seen, progress)[1] for term in self.terms}
 
     def received(self, model: str) -> tuple[str, ...]:
         """The keys of a batch that the student or a teacher gets, by its name; known after `measure`."""
@@ -193,8 +194,7 @@ class Objective:
             require_order(self.student, readers, self.names, self._at)
         return logits, labels
 
-    def _evaluated(self, term: Term, given: Given, progress: float) -> tuple[Any, Tensor]:
+    def _evaluated(self, term: Term, seen: Seen, progress: float) -> tuple[Any, Tensor]:
         """The student's tensor of a term, as tapped, and the term's mean."""
-        student = term.pick(self._view.read("student", term.source.path))
-        teachers = [term.pick(self._view.read(name, term.source.path)) for name in term.source.teachers]
-        return student, term.mean(given.roles(term, student, teachers, progress), term.source.function_at(progress))
+        student, *teachers = self._view.sides(term.source, term.pair)
+        return student, term.mean(self._given.roles(term, seen, student, teachers, progress), progress)

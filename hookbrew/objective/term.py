@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -25,16 +25,12 @@ class Term:
     """What it counts."""
     projection: nn.Module | None = None
 
-    def pick(self, captured: Any) -> Any:
-        """This term's tensor out of what a selector gave."""
-        return captured if self.pair is None else captured[self.pair]
-
-    def mean(self, given: Mapping[str, Any], function: Callable[..., Tensor]) -> Tensor:
+    def mean(self, given: Mapping[str, Any], progress: float) -> Tensor:
         """The mean of the loss over the valid positions, a scalar; given: what it asks for, the student as tapped.
 
         An exception of the loss gets a note that says which one it is and what it was given.
         """
-        student = given["student"]
+        function, student = self.source.function_at(progress), given["student"]
         if self.projection is not None:
             made = [self.projection(tensor) for tensor in listed(student)]
             student = made if isinstance(student, list) else made[0]
@@ -55,9 +51,13 @@ class Term:
 
 def counted(terms: Sequence[Term], seen: Seen, samples: int) -> list[float | Tensor]:
     """What is valid in a batch for each term; numbers where no device has to be asked. Each scope is counted once."""
-    scopes = {term.scope: term.source for term in terms}
-    found = {scope: seen.valid(source, scope).count(scope.counts, samples) for scope, source in scopes.items()}
-    return [found[term.scope] for term in terms]
+    found, values = dict[Scope, float | Tensor](), []
+    for term in terms:
+        scope = term.scope
+        if scope not in found:
+            found[scope] = seen.valid(term.source, scope).count(scope.counts, samples)
+        values.append(found[scope])
+    return values
 
 
 def learned(terms: Iterable[Term]) -> dict[str, nn.Module]:

@@ -26,13 +26,15 @@ class View:
     def __init__(
         self, models: Mapping[str, nn.Module], sources: Sequence[Source], logits: Selector, at: str = ""
     ) -> None:
-        self._selectors: dict[tuple[str, str], Selector] = {("student", LOGITS): logits}
+        self._selectors: dict[tuple[str, str], Selector] = {
+            ("student", LOGITS): logits if isinstance(logits, str) else tuple(logits)
+        }
         self._places = {("student", LOGITS): f"{at}data.logits"}
         for source in sources:
             for model, selector in source.selectors.items():
                 side = "student" if model == "student" else "teacher"
                 inside = f".{model}" if side == "teacher" and isinstance(source.table.teacher, Mapping) else ""
-                self._selectors[model, source.path] = selector
+                self._selectors[model, source.path] = selector if isinstance(selector, str) else tuple(selector)
                 default = getattr(source.table, side) is None and selector != LOGITS
                 self._places[model, source.path] = f"{at}data.logits" if default else f"{source.path}.{side}{inside}"
         problems = list[Problem]()
@@ -76,15 +78,22 @@ class View:
 
     def read(self, model: str, path: str) -> Any:
         """A tensor, or a list of them where the selector gives one or is a list; terms with one selector share it."""
-        selector, read = self._selectors[model, path], self._read[model]
-        key = selector if isinstance(selector, str) else tuple(selector)
+        key, read = self._selectors[model, path], self._read[model]
         if key not in read:
             taps, named = self.taps[model], self._named[model, path]
-            if isinstance(selector, str):
+            if isinstance(key, str):
                 read[key] = taps[named[0]]
             else:
                 read[key] = [tensor for tap in named for tensor in many(taps[tap])]
         return read[key]
+
+    def sides(self, source: Source, pair: int | None) -> list[Any]:
+        """What a source compares, or one pair of it: of the student, then of each teacher."""
+        found = []
+        for model in source.selectors:
+            read = self.read(model, source.path)
+            found.append(read if pair is None else read[pair])
+        return found
 
     def logits(self) -> Any:
         """Those of the student, a tensor or a list."""

@@ -93,15 +93,12 @@ class Store:
         self.memo: dict[tuple[Point, int, bool], Tensor] = {}
         """Attention that was read: by point, number of the call, and whether gradients were on at reading."""
 
-    def ready(self) -> None:
-        """Raise SelectorError for a forward that would be mixed up with another."""
+    def begin(self) -> None:
+        """Forget the last forward and record the next; SelectorError where it would be mixed up with another."""
         if get_ident() != self.thread:
             raise SelectorError("these taps were installed by another thread; make one Taps object in each thread")
         if self.active:
             raise SelectorError("run() was called inside run(); make another Taps object for the inner forward")
-
-    def begin(self) -> None:
-        """Forget the last forward and record the next."""
         self.memo.clear()
         self.calls, self.active = {}, True
         self.graded = torch.is_grad_enabled()
@@ -126,17 +123,15 @@ class Store:
 
     def take(self, point: Point, value: Any) -> None:
         """Keep what the point's port and picks lead to; a mistake waits for the reader, as models may catch it."""
-        found: Tensor | str
-        if isinstance(value, Tensor) and not point.picks:  # nearly always, and between two layers code is cold
-            found = value.clone() if self.clone else value
-        else:
+        found: Tensor | str = value
+        if point.picks or not isinstance(value, Tensor):  # hardly ever, and between two layers code is cold
             try:
                 found = pick(value, point.picks, PORTS[point.port].noun)
             except SelectorError as error:
                 found = str(error)
-            if self.clone and isinstance(found, Tensor):
-                found = found.clone()
-        self.put(point, found, versions((found,)))
+        if self.clone and isinstance(found, Tensor):
+            found = found.clone()
+        self.put(point, found, versions(found))
 
     def put(self, point: Point, value: Tensor | Record | str, written: tuple[int, ...]) -> None:
         """Keep one call, and how often its tensors had been written into; StopForward if no more are needed."""
@@ -167,11 +162,14 @@ class Store:
         return self.active and (torch.compiler.is_compiling() or get_ident() == self.thread)
 
 
-def versions(tensors: tuple[Any, ...]) -> tuple[int, ...]:
+def versions(*tensors: Any) -> tuple[int, ...]:
     """How often each was written into; -1 for what is no tensor, or does not count (compiled code, inference)."""
     if torch.compiler.is_compiling():
         return ()
-    return tuple([t._version if isinstance(t, Tensor) and not t.is_inference() else -1 for t in tensors])
+    found = []
+    for tensor in tensors:
+        found.append(tensor._version if isinstance(tensor, Tensor) and not tensor.is_inference() else -1)
+    return tuple(found)
 
 
 class Inert:
@@ -229,3 +227,7 @@ class Hook(Live):
         """last: the keyword arguments, and after the module its output."""
         if self.store.mine() and self.module() is module:  # as `mine`, with a call less
             self.store.take(self.point, self.side(self.names, args, last[-1]))
+
+    def keep(self, _: nn.Module, args: tuple[Any, ...], *last: Any) -> None:
+        """The same for one who knows that it is to be recorded."""
+        self.store.take(self.point, self.side(self.names, args, last[-1]))

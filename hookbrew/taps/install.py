@@ -29,7 +29,8 @@ def placed(modules: dict[Point, nn.Module], store: Store) -> Iterator[Placed]:
         if point.port in ATTENTION:
             watched.setdefault(module, []).append(point)
         else:
-            yield Placed(point.path, module, not point.late, Hook(module, point, store))
+            hook = Hook(module, point, store)
+            yield Placed(point.path, module, not point.late, hook if point.path else hook.keep)
     for module, group in watched.items():
         path, points = group[0].path, tuple(group)
         if isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward:

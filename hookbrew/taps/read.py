@@ -65,8 +65,11 @@ def checked(name: str, point: Point, seen: Seen, *, lost: bool) -> Tensor:
 
     lost: whether it should have a gradient, and the model computed it without.
     """
-    if isinstance(seen.value, Tensor) and not lost and sound(seen.value, seen.versions):  # nearly always
-        return densified(seen.value) if seen.value.is_nested else seen.value
+    kept, written = seen.value, seen.versions
+    if isinstance(kept, Tensor) and not lost:  # nearly always
+        same = not written or written[0] < 0 or kept._version == written[0]
+        if same and not escaped(kept):
+            return densified(kept) if kept.is_nested else kept
     if isinstance(seen.value, str):
         raise SelectorError(f"{point}: {seen.value}")
     tensors: tuple[Any, ...] = (seen.value,) if isinstance(seen.value, Tensor) else seen.value.tensors()
@@ -87,11 +90,6 @@ def checked(name: str, point: Point, seen: Seen, *, lost: bool) -> Tensor:
         return seen.value.read(point.port)
     except SelectorError as error:
         raise SelectorError(f"{point}: {error}") from None
-
-
-def sound(tensor: Tensor, written: tuple[int, ...]) -> bool:
-    """Whether nothing has happened to a tensor since it was seen."""
-    return (not written or written[0] < 0 or tensor._version == written[0]) and not escaped(tensor)
 
 
 def escaped(tensor: Tensor) -> bool:

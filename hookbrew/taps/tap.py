@@ -132,7 +132,8 @@ class Taps:
 
         None if the forward was stopped.
         """
-        self._ready()
+        if self._hooks is None or self._stop:
+            self._require_ready()
         if self._pending:
             layout = self.survey(*args, **kwargs)
             for name in self.pending:
@@ -158,11 +159,10 @@ class Taps:
             self._store.learn(self._modules)
         return output
 
-    def _ready(self) -> None:
-        """Refuse a run that cannot be recorded, or would go wrong in silence."""
+    def _require_ready(self) -> None:
+        """Refuse a run that would see nothing, or would go wrong in silence."""
         if self._hooks is None:
             raise SelectorError("these taps are not installed: call run() inside `with tap(...) as taps:`")
-        self._store.ready()
         if self._stop and torch.is_grad_enabled() and synced(self._model):
             raise SelectorError(
                 "a model whose gradients are synchronised cannot stop early: ranks would wait for each other, or drift"
@@ -187,11 +187,11 @@ class Taps:
         if calls is None or self._store.active:
             raise SelectorError(f"tap {name!r} has nothing to read: no forward has gone through run()")
         many, reads = self._taps[name]
-        found = [
-            value(name, read.point, number, self._store, self._inner)
-            for read in reads
-            for number in numbers(read.point, self._model, len(calls.get(read.point, ())), read.call)
-        ]
+        found = []
+        for read in reads:
+            count = len(calls.get(read.point, ()))
+            which = (0,) if count == 1 and not read.call else numbers(read.point, self._model, count, read.call)
+            found += [value(name, read.point, number, self._store, self._inner) for number in which]
         return found if many else found[0]
 
 

@@ -98,10 +98,10 @@ class See(TorchFunctionMode):
             last, written = self.found[-1]
             if "v" in self.ports and isinstance(last, Soft):
                 v = right.clone() if self.clone else right
-                self.found[-1] = last._replace(v=v), (*written[:-1], *versions((v,)))
+                self.found[-1] = last._replace(v=v), (*written[:-1], *versions(v))
         elif output.dim() >= 3 and left.dim() >= 2:
             factors = () if self.ports.isdisjoint("qk") else (left, right)
-            self.products.append(Product(factors, versions(factors), left.shape[-2], output.shape))
+            self.products.append(Product(factors, versions(*factors), left.shape[-2], output.shape))
 
     def softmax(self, scores: Tensor, output: Tensor) -> None:
         """One attention; its scores are the first product with as many queries and keys, or else a key less."""
@@ -114,7 +114,7 @@ class See(TorchFunctionMode):
             for product in self.products
             if product.rows == output.shape[-2]
             and math.prod(product.size[:-1]) == math.prod(self.rows)
-            and product.written == versions(product.factors)
+            and product.written == versions(*product.factors)
         ]
         # Without a key: beside the keys, gpt-oss has a column that was learned.
         whole, less = ([p for p in fitting if p.size[-1] == self.columns - sinks] for sinks in (0, 1))
@@ -184,7 +184,7 @@ def current(record: Record | str, *, clone: bool) -> tuple[Record | str, tuple[i
         return record, ()
     if clone:
         record = cloned(record)
-    return record, versions(record.tensors())
+    return record, versions(*record.tensors())
 
 
 def cloned(record: Any) -> Record:
