@@ -205,9 +205,14 @@ class Pace:
             return entry.module(**inputs)
 
     def count(self, entry: Entry, given: Sequence[Mapping[str, Any]], size: int) -> None:
-        """Count the work of a sample; a model that cannot be run so is noted."""
+        """Count the work of a sample; a model that cannot be run so is noted, and one that does less the next time."""
         try:
-            self.flops[entry.name] = sum(flops(entry.module, inputs) for inputs in given) // (size * len(given))
+            works = [flops(entry.module, inputs) for inputs in (*given, given[0])]
+            self.flops[entry.name] = sum(works[:-1]) // (size * len(given))
+            if not works[0] or works[-1] < works[0]:
+                many = f"{works[-1]:,} of {works[0]:,} operations" if works[0] else "no operation that counts"
+                said = f"a batch seen before takes {many}; of what it remembers, times say nothing"
+                self.look.note(f"{entry.name}: {said}")
         except (RuntimeError, NotImplementedError) as error:
             self.look.note(f"{entry.name}: FLOPs cannot be counted: {str(error).partition(chr(10))[0]}")
 

@@ -43,6 +43,28 @@ def test_nothing_of_the_models_is_changed(models, batches):
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
+class Memory(torch.nn.Module):
+    """Computes each batch once."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.known = inner, {}
+
+    def forward(self, input_ids, attention_mask):
+        key = str(input_ids.tolist())
+        if key not in self.known:
+            self.known[key] = self.inner(input_ids, attention_mask)
+        return self.known[key]
+
+
+@pytest.mark.parametrize(("size", "many"), [(2, "0 of 4,736 operations"), (7, "no operation that counts")])
+def test_a_model_that_remembers_is_told(models, batches, size, many):
+    given = {"it": Memory(models["teacher"]), "other": models["student"]}
+    found = compare(given, batches(5, 7), sizes=[size], rounds=1)
+    (note,) = [note for note in found.notes if "times" in note]
+    assert note == f"it: a batch seen before takes {many}; of what it remembers, times say nothing"
+
+
 def test_sizes_for_which_there_is_too_little(models, batches):
     found = compare(models, batches(), rounds=1)
     assert found.sizes == (1,)
