@@ -1,11 +1,15 @@
-"""Tiny real models and data that all tests share, and two ranks for what is distributed."""
+"""Tiny real models and data that all tests share, processes, and two ranks for what is distributed."""
 
 import json
+import multiprocessing
 import os
+import runpy
+import signal
 import subprocess
-import sys
+import textwrap
 import time
 from pathlib import Path
+from threading import Lock, Thread
 
 import pytest
 import torch
@@ -14,8 +18,21 @@ from torch import nn
 import hookbrew_plugins
 from hookbrew.plugin import catalogue
 
-RANK = Path(__file__).with_name("rank.py")
+RANK, BORN = (Path(__file__).with_name(name) for name in ("rank.py", "born.py"))
 PATIENCE = 600
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "hookbrew.cli",
+        "hookbrew.run",
+        "hookbrew_plugins",
+        "pytest",
+        "torch._dynamo",
+        "torch.distributed.checkpoint",
+        "torch.distributed.fsdp",
+        "torch.utils.tensorboard",
+    ]
+)
 
 
 @pytest.fixture(scope="session")
@@ -75,29 +92,120 @@ def batches():
     return make
 
 
+class Forked:
+    """Code in a process of its own, as of `python -c`, with what tests use of subprocess.Popen.
+
+    Its own are its signals, exit code, limits, session and environment. A server has imported torch and hookbrew once,
+    and forks: a start costs no seconds. Where these imports are the point, it is not for it.
+    """
+
+    _lock = Lock()  # a start asks how all others are, and two threads must not ask at one time
+
+    def __init__(self, code, *arguments, environment=None):
+        readers, writers = zip(*(FORKS.Pipe(duplex=False) for _ in range(2)), strict=True)
+        names = {
+            "CODE": textwrap.dedent(code),
+            "ARGUMENTS": [str(argument) for argument in arguments],
+            "ENVIRONMENT": {**os.environ, **(environment or {})},
+            "PIPES": writers,
+        }
+        self._process = FORKS.Process(target=runpy.run_path, args=(str(BORN), names))
+        with self._lock:
+            self._process.start()
+        for writer in writers:
+            writer.close()
+        self.pid = self._process.pid
+        self._said = {}
+        self._threads = [Thread(target=self._read, args=pair, daemon=True) for pair in enumerate(readers)]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, number, reader):
+        with reader, open(reader.fileno(), encoding="utf-8", errors="replace", closefd=False) as file:
+            self._said[number] = file.read()
+
+    @property
+    def returncode(self):
+        """None while it runs; minus the number of a signal that ended it."""
+        with self._lock:
+            return self._process.exitcode
+
+    def poll(self):
+        return self.returncode
+
+    def send_signal(self, name):
+        if self.returncode is None:
+            os.kill(self.pid, name)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout=120):
+        """What it wrote to stdout and to stderr, when it has ended."""
+        deadline = time.monotonic() + timeout
+        while self.returncode is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("forked", timeout)
+            time.sleep(0.01)
+        for thread in self._threads:
+            thread.join()
+        return self._said[0], self._said[1]
+
+    def completed(self):
+        """As subprocess.run gives it."""
+        out, err = self.communicate()
+        return subprocess.CompletedProcess("forked", self.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """The class Forked; who makes one ends it."""
+    return Forked
+
+
+@pytest.fixture
+def forked(forks):
+    """forked(code, *arguments): a Forked, killed when the test is over."""
+    processes = []
+
+    def start(code, *arguments, **options):
+        processes.append(forks(code, *arguments, **options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
 def launch(script, folder):
-    """What each of two ranks found; an AssertionError with the log of the rank that failed first."""
-    logs = [folder / f"{rank}.log" for rank in range(2)]
+    """What each of two ranks found; an AssertionError with what the rank said that failed first."""
     processes = []
     try:
-        for rank, log in enumerate(logs):
-            with log.open("wb") as file:
-                command = [sys.executable, str(RANK), str(script), str(rank), str(folder)]
-                environment = os.environ | {"OMP_NUM_THREADS": "1"}
-                processes.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment))
+        for rank in range(2):
+            code = f"import runpy; runpy.run_path({str(RANK)!r}, run_name='__main__')"
+            processes.append(Forked(code, script, rank, folder, environment={"OMP_NUM_THREADS": "1"}))
         deadline = time.monotonic() + PATIENCE
         while (codes := [process.poll() for process in processes]) != [0, 0]:
             late = time.monotonic() > deadline
             if late or any(codes):
                 failed = [rank for rank, code in enumerate(codes) if code or late]
-                told = "\n".join(f"rank {rank}:\n{logs[rank].read_text(errors='replace')[-3000:]}" for rank in failed)
-                raise AssertionError(f"ranks ended with {codes}\n{told}")
+                raise AssertionError(f"ranks ended with {codes}\n{told(processes, failed)}")
             time.sleep(0.05)
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.communicate()
     return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+
+
+def told(processes, ranks):
+    """The end of what these ranks said; they are killed if they still run."""
+    texts = []
+    for rank in ranks:
+        processes[rank].kill()
+        texts.append(f"rank {rank}:\n{''.join(processes[rank].communicate())[-3000:]}")
+    return "\n".join(texts)
 
 
 @pytest.fixture(scope="session")

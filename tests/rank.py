@@ -15,6 +15,7 @@ import warnings
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from torch import distributed
 
 
@@ -27,10 +28,11 @@ def loopback():
 
 def main(script, rank, folder):
     warnings.simplefilter("error")
+    torch.set_num_threads(1)
     loopback()
     meet = f"file://{folder / 'meet'}"
     distributed.init_process_group("gloo", meet, timedelta(seconds=60), world_size=2, rank=rank)
-    sys.path[0] = str(script.parent)
+    sys.path.insert(0, str(script.parent))
     result = {}
     for name, case in runpy.run_path(str(script))["CASES"].items():
         print(f"{time.monotonic():.1f}", name, flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import Any, Protocol
 
 from cattrs import Converter
@@ -22,8 +22,8 @@ DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 CALLABLE = re.compile(f"{DOTTED}:{DOTTED}")
 
 
-class Catalogued(Protocol):
-    """What is asked of a catalogue of components."""
+class Catalogued(Hashable, Protocol):
+    """What is asked of a catalogue of components, which does not change."""
 
     def names(self, kind: str) -> list[str]:
         """The names of a kind, sorted."""

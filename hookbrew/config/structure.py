@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -62,8 +63,9 @@ def quoted(document: Document, fault: Fault) -> str:
     return f"{fault.message}; write {key.strip()}='\"{value.strip()}\"'"
 
 
+@lru_cache(maxsize=8)
 def experimental(catalogue: Catalogued) -> Converter:
-    """The strict converter of whole experiments."""
+    """The strict converter of whole experiments; it is made once for a catalogue, since cattrs compiles its hooks."""
     conv = strict.converter()
     made = Components(catalogue, conv)
     conv.register_structure_hook(Factory, factory)

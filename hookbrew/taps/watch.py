@@ -8,12 +8,12 @@ functions (flash-attn, flex_attention) cannot be found; reading the tap says so.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.bias import CausalBias
 from torch.overrides import TorchFunctionMode
 
 from hookbrew.taps.attention import Dense, Soft, dense
@@ -83,7 +83,7 @@ class See(TorchFunctionMode):
         mask = args[3] if args[3:] else kwargs.get("attn_mask")
         if query.is_nested:
             self.keep("attention over nested tensors cannot be read; give the model padded ones and a mask")
-        elif isinstance(mask, CausalBias):
+        elif biased(mask):
             self.keep("attention under a CausalBias cannot be read; give the mask as a tensor, or is_causal=True")
         else:
             self.rows = query.shape[:-1]
@@ -176,6 +176,12 @@ class Closed(Watch):
         if self.mine(module):
             assert isinstance(module, nn.MultiheadAttention)
             self.keep(*current(from_module(module, args, kwargs), clone=self.store.clone))
+
+
+def biased(mask: Any) -> bool:
+    """Whether a mask is a CausalBias; where nobody imported its module, which takes seconds, there is none."""
+    module = sys.modules.get("torch.nn.attention.bias")
+    return module is not None and isinstance(mask, module.CausalBias)
 
 
 def current(record: Record | str, *, clone: bool) -> tuple[Record | str, tuple[int, ...]]:

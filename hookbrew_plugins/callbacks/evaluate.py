@@ -1,4 +1,4 @@
-"""Numbers of an evaluation, counted by torchmetrics over whole data sets, never averaged over batches.
+"""Numbers of an evaluation, counted over whole data sets, never averaged over batches; by torchmetrics if of classes.
 
 N positions or samples with a label, C classes.
 """
@@ -73,7 +73,7 @@ class Counter:
         pairs = [(logits, hard(logits, labels, "callback 'evaluate'")) for logits, labels in pairs]
         first = pairs[0][0]
         if state.task not in self._counting:
-            fresh = {name: made(name, first.shape[-1]).to(first.device) for name in self._names}
+            fresh = {name: made(name, first.shape[-1], first.device) for name in self._names}
             self._counting[state.task] = fresh
         for name, metric in self._counting[state.task].items():
             if name == "exact":
@@ -94,15 +94,36 @@ def computed(metric: Any) -> float:
     return float(metric.compute()) if metric.update_called else math.nan
 
 
-def made(name: str, classes: int) -> Any:
-    """A fresh metric of torchmetrics; its import takes seconds, so it is not made sooner."""
+@attrs.define(eq=False)
+class Mean:
+    """The mean of rows, with what is used here of a metric of torchmetrics; a row that is nan is seen in it."""
+
+    _total: Tensor | float = 0.0
+    _rows: int = 0
+
+    @property
+    def update_called(self) -> bool:
+        """Whether a row was counted."""
+        return self._rows > 0
+
+    def update(self, rows: Tensor) -> None:
+        """Count rows (N,), which may be none; their sum stays where they lie, and nothing waits for a device."""
+        self._total = self._total + rows.sum()
+        self._rows += len(rows)
+
+    def compute(self) -> Tensor | float:
+        """The mean of all rows so far, of which there is one."""
+        return self._total / self._rows
+
+
+def made(name: str, classes: int, device: torch.device) -> Any:
+    """A fresh metric: a mean, or one of torchmetrics, whose import takes seconds; most runs count means alone."""
+    if name in MEANS:
+        return Mean()
     import torchmetrics
 
-    if name in MEANS:
-        # a loss that is nan is to be seen; asked so, torchmetrics ignores weights, and is given rows one by one
-        return torchmetrics.MeanMetric(nan_strategy="disable")
     kind, arguments = CLASSES[name]
-    return getattr(torchmetrics.classification, kind)(num_classes=classes, **arguments)
+    return getattr(torchmetrics.classification, kind)(num_classes=classes, **arguments).to(device)
 
 
 def count(name: str, metric: Any, logits: Tensor, labels: Tensor) -> None:

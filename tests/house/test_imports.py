@@ -40,6 +40,8 @@ ORDER = [
 
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
 LAZY = ["hookbrew", "hookbrew.config", "hookbrew.plugin", "hookbrew.cli", "hookbrew.report", "hookbrew_plugins"]
+SLOW = ("matplotlib", "torch._dynamo", "torch.nn.attention.bias", "torchmetrics", "transformers")
+"""Seconds of every command; a function that needs one imports it."""
 
 
 def imports(path):
@@ -121,6 +123,14 @@ def test_no_cycles():
 def test_imports_no_torch(module):
     code = f"import sys, {module}; assert 'torch' not in sys.modules, 'torch was imported'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_slow_is_imported_before_it_is_needed():
+    found = [
+        (name, t) for top in ("hookbrew", "hookbrew_plugins") for name, path in modules(top) for t in imports(path)
+    ]
+    assert ("hookbrew.taps.watch", "torch.nn") in found
+    assert not [f"{name} imports {t}" for name, t in found if any(f"{t}.".startswith(f"{slow}.") for slow in SLOW)]
 
 
 def test_the_pack_uses_public_names_only():

@@ -1,5 +1,7 @@
 """The callback `evaluate`: means over whole data sets, exact samples, several logits, tasks, against plain loops."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -190,6 +192,15 @@ def test_several_tasks_are_counted_apart(tagger, batches, pack):
         for name, b in data.items()
     }
     assert found == pytest.approx({f"{name}/{m}": right[name] for name in data for m in ("accuracy", "exact")})
+
+
+def test_means_do_not_wait_for_torchmetrics(evaluated, monkeypatch):
+    """Most runs count nothing else, and its import takes seconds."""
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    data = drawn((3,), (4,))
+    assert 0 < evaluated(data, ["accuracy", "exact", "loss"])["accuracy"] < 1
+    with pytest.raises(ImportError):
+        evaluated(data, ["f1"])
 
 
 def test_not_one_label(evaluated):

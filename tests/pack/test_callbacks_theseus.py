@@ -369,9 +369,14 @@ def test_micro_batches_have_the_same_draws(models):
         assert torch.allclose(tensor, found[1][name], rtol=0, atol=1e-6), name
 
 
-def test_two_processes_train_as_one(launched):
+@pytest.fixture(scope="module")
+def ends(launched):
+    """ends(case): what both ranks found."""
+    return launched(Path(ranks_theseus.__file__))
+
+
+def test_two_processes_train_as_one(ends):
     """Each has half of a batch, and both leave out the same layers."""
-    ends = launched(Path(ranks_theseus.__file__))
     for name, case in ranks_theseus.ARMS.items():
         (one, other), alone = ends(name), ranks_theseus.fit(slice(None), **case)
         assert one == other
@@ -379,8 +384,8 @@ def test_two_processes_train_as_one(launched):
             assert mine == pytest.approx(theirs, abs=1e-6)
 
 
-def test_a_wrapper_that_waits_is_refused(launched):
-    one, other = launched(Path(ranks_theseus.__file__))("waits")
+def test_a_wrapper_that_waits_is_refused(ends):
+    one, other = ends("waits")
     assert (
         one
         == other

@@ -1,9 +1,7 @@
 """Real runs of a second each: a whole one, one in stages, one that failed, and one that was killed."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -134,17 +132,18 @@ def trained(folder, text, *sets):
     return code
 
 
-def killed(folder, *sets):
+def killed(forks, folder, *sets):
     """The exit code of a run of toy.toml in a process that ends by SIGKILL."""
-    code = "from hookbrew.cli import main; main()"
     words = [word for given in sets for word in ("-s", given)]
-    command = [sys.executable, "-c", code, "run", "toy.toml", "--quiet", *words]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "HB_KILL": "1"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True).returncode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        command = ["run", "toy.toml", "--quiet", *words]
+        process = forks("from hookbrew.cli import main; main()", *command, environment={"HB_KILL": "1"})
+        return process.completed().returncode
 
 
 @pytest.fixture(scope="session")
-def land(tmp_path_factory):
+def land(tmp_path_factory, forks):
     """A folder with runs/toy, runs/warmer, runs/staged, runs/failed and runs/killed. Nothing is to be written in it."""
     folder = tmp_path_factory.mktemp("land")
     assert trained(folder, HEAD + LOSSES) == 0
@@ -152,7 +151,7 @@ def land(tmp_path_factory):
     assert trained(folder, HEAD + STAGES, "output=runs/staged") == 0
     failing = "data.train.factory=reportland:failing"
     assert trained(folder, HEAD + LOSSES, "output=runs/failed", failing) == 1
-    assert killed(folder, "output=runs/killed", failing) == -signal.SIGKILL
+    assert killed(forks, folder, "output=runs/killed", failing) == -signal.SIGKILL
     return folder / "runs"
 
 

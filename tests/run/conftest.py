@@ -208,21 +208,28 @@ def train(folder, known):
 
 
 @pytest.fixture
-def started(toy):
-    """started(*arguments): a process that trains in a group of its own, and has logged a row; killed afterwards."""
+def started(toy, forked):
+    """started(*arguments): a process that trains in a group of its own, and has logged a row; killed afterwards.
+
+    fresh: it is a whole `python -m hookbrew`, where it matters how Python itself ends.
+    """
     processes = []
 
-    def start(*arguments, rows="metrics.jsonl"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hookbrew", "run", "toy.toml", *arguments],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # a test run in the background inherits an ignored SIGINT; a terminal's command does not
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            start_new_session=True,
-        )
-        processes.append(process)
+    def start(*arguments, rows="metrics.jsonl", fresh=False):
+        words = ["run", "toy.toml", *arguments]
+        if fresh:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hookbrew", *words],
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                # a test run in the background inherits an ignored SIGINT; a terminal's command does not
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                start_new_session=True,
+            )
+            processes.append(process)
+        else:
+            process = forked("from hookbrew.cli import main\nmain()", *words)
         file, deadline = toy / "runs/toy" / rows, time.monotonic() + 120
         while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -18,10 +18,15 @@ def status(folder):
     return json.loads((folder / "status.json").read_text())
 
 
-def limited(code, limit, *arguments):
-    """A process none of whose files may be larger than this: its disk is full."""
-    head = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-    return subprocess.run([sys.executable, "-c", head + code, *arguments], capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def limited(forked):
+    """limited(code, limit, *arguments): a process none of whose files may be larger than this: its disk is full."""
+
+    def completed(code, limit, *arguments):
+        head = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        return forked(head + code, *arguments).completed()
+
+    return completed
 
 
 @pytest.mark.parametrize("event", [event for event in EVENTS if event not in UNREACHED])
@@ -73,7 +78,7 @@ def test_a_status_that_says_anything(toy, text):
 CLI = "from hookbrew.cli import main\nmain()\n"
 
 
-def test_tensorboard_on_a_full_disk(toy):
+def test_tensorboard_on_a_full_disk(toy, limited):
     """Its thread fails in the middle of the run, and raises in a later call."""
     sets = ["train.epochs=7", "train.log_every=1", "callbacks=[{type='tensorboard'}, {type='checkpoint', epochs=100}]"]
     whole = [part for each in sets for part in ("-s", each)]
@@ -100,7 +105,7 @@ def test_tensorboard_whose_last_numbers_find_no_place(toy, known):
     assert told["error"].startswith("NotADirectoryError: ")
 
 
-def test_tensorboard_that_fails_in_its_constructor(toy):
+def test_tensorboard_that_fails_in_its_constructor(toy, limited):
     """The thread that writes raises in the thread that made it."""
     code = (
         "import sys, torch, hookbrew as hb\n"

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -59,7 +56,7 @@ def test_sigusr1_asks_for_a_checkpoint(toy, known):
     assert kept == ["step-00000005", "step-00000012"]
 
 
-def test_kill_9_loses_no_more_than_the_last_steps(train, folder, known):
+def test_kill_9_loses_no_more_than_the_last_steps(train, folder, known, forked):
     """And nothing half is left when the run is done."""
     whole = train("whole", (), every=2)
     callbacks = f"callbacks=[{STRIKES % ([7], 2)}]".replace("at =", "signal = 'SIGKILL', once = true, at =")
@@ -68,14 +65,7 @@ def test_kill_9_loses_no_more_than_the_last_steps(train, folder, known):
         "from hookbrew.plugin import catalogue\nfrom hookbrew.run import run\nfrom tests.run import striking\n"
         "run('toy.toml', sys.argv[1:], catalogue=catalogue(discover=False, plugins=[hookbrew_plugins, striking]))\n"
     )
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", code, *BASE, callbacks, "output=runs/killed"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked(code, *BASE, callbacks, "output=runs/killed").completed()
     assert done.returncode == -signal.SIGKILL, done.stderr
     output = folder / "runs/killed"
     assert status(output)["status"] == "running"
@@ -124,7 +114,7 @@ def test_two_processes_in_one_folder(toy, known, started):
     run("toy.toml", ["train.epochs=1"], catalogue=known, quiet=True, overwrite=True)  # the lock went with the process
 
 
-def test_a_disk_that_takes_no_checkpoint(toy):
+def test_a_disk_that_takes_no_checkpoint(toy, forked):
     """Each is told; the third in a row ends the run, and an older one stands."""
     code = (
         "import resource\nfrom hookbrew.cli import main\n"
@@ -132,7 +122,7 @@ def test_a_disk_that_takes_no_checkpoint(toy):
     )
     sets = ["student.width=64", "train.epochs=5", "callbacks=[{type='checkpoint', every=1}]"]
     arguments = [part for each in sets for part in ("-s", each)]
-    done = subprocess.run([sys.executable, "-c", code, "run", "toy.toml", *arguments], capture_output=True, text=True)
+    done = forked(code, "run", "toy.toml", *arguments).completed()
     assert done.returncode == 74, done.stderr
     told = [line for line in done.stderr.splitlines() if "cannot be written" in line]
     assert len(told) == 3
@@ -230,6 +220,8 @@ def torn():
     assert caught.value.__notes__ == ["raised by batch 4 of epoch 1 of the data"]
 
 
+# torch raises wherever the training is, also between the opening of a file and its `with`
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning")
 def test_a_process_that_loads_data_dies(toy, known):
     more = """
 

@@ -33,6 +33,7 @@ SETS = [
     "train.log_every=1",
     "callbacks=[{ type = 'checkpoint', every = 2 }]",
 ]
+ROOT = str(Path(__file__).parents[2])
 KILLS = 10
 """How often each of two runs is killed."""
 
@@ -47,24 +48,29 @@ def heavy(folder):
     return folder
 
 
-def process(*arguments):
-    """The command, in a process of its own."""
-    root = str(Path(__file__).parents[2])
-    return subprocess.Popen(
-        [sys.executable, "-m", "hookbrew", *arguments, "--quiet"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def begun(forked):
+    """begun(output): a process that trains: from the beginning if there is no checkpoint yet, else from the last one.
 
+    fresh: a whole `python -m hookbrew`, which takes seconds to start.
+    """
 
-def begun(output):
-    """A process that trains: the run from its beginning if it has no checkpoint yet, else from its last one."""
-    if newest(output):
-        return process("resume", str(output), "--require", "exact")
-    sets = [part for each in [*SETS, f"output='{output}'"] for part in ("-s", each)]
-    return process("run", "toy.toml", *sets, "--overwrite")
+    def begin(output, *, fresh=False):
+        sets = [part for each in [*SETS, f"output='{output}'"] for part in ("-s", each)]
+        words = ["run", "toy.toml", *sets, "--overwrite"]
+        if newest(output):
+            words = ["resume", str(output), "--require", "exact"]
+        if not fresh:
+            return forked("from hookbrew.cli import main; main()", *words, "--quiet")
+        return subprocess.Popen(
+            [sys.executable, "-m", "hookbrew", *words, "--quiet"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return begin
 
 
 def newest(output):
@@ -86,7 +92,7 @@ def half(output):
     return any((output / "checkpoints").glob(".new-*"))
 
 
-def struck(output, draw, name, saving):
+def struck(begun, output, draw, name, saving):
     """Begin or go on, and send a signal after one to three checkpoints more, once one is being written if that is
     asked for; whether one was when the process ended."""
     running, after = begun(output), newest(output) + 2 * draw.randint(1, 3)
@@ -100,7 +106,7 @@ def struck(output, draw, name, saving):
     return half(output)
 
 
-def finished(output):
+def finished(begun, output):
     """Go on to the end."""
     running = begun(output)
     _, err = running.communicate(timeout=120)
@@ -109,37 +115,37 @@ def finished(output):
     return output
 
 
-def killed(output, seed):
+def killed(begun, output, seed):
     """A run that is killed, as often inside a save as anywhere, and once while it starts; how many saves were cut."""
     draw, cut = random.Random(seed), 0
     for number in range(KILLS):
-        cut += struck(output, draw, signal.SIGKILL, saving=number % 2 == 0)
+        cut += struck(begun, output, draw, signal.SIGKILL, saving=number % 2 == 0)
         if number == 4:
-            starting = begun(output)
+            starting = begun(output, fresh=True)
             time.sleep(draw.uniform(0, 3))
             starting.kill()
             starting.communicate()
-    finished(output)
+    finished(begun, output)
     return cut
 
 
-def terminated(output, seed):
+def terminated(begun, output, seed):
     """A run that is asked to end five times."""
     draw = random.Random(seed)
     for number in range(5):
-        assert not struck(output, draw, signal.SIGTERM, saving=number % 2 == 0)
+        assert not struck(begun, output, draw, signal.SIGTERM, saving=number % 2 == 0)
         assert newest(output) == json.loads((output / "status.json").read_text())["step"]
-    finished(output)
+    finished(begun, output)
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment(heavy):
+def test_killed_at_any_moment(heavy, begun):
     """Two runs are killed 10 times each while they train, one is asked to end 5 times; two processes at a time."""
     runs = heavy / "runs"
     with ThreadPoolExecutor(2) as pool:
-        whole = pool.submit(finished, runs / "whole")
-        cuts = [pool.submit(killed, runs / f"killed-{seed}", seed) for seed in range(2)]
-        asked = pool.submit(terminated, runs / "asked", 2)
+        whole = pool.submit(finished, begun, runs / "whole")
+        cuts = [pool.submit(killed, begun, runs / f"killed-{seed}", seed) for seed in range(2)]
+        asked = pool.submit(terminated, begun, runs / "asked", 2)
     asked.result()
     assert min(cut.result() for cut in cuts) >= 3  # provably inside a save
     expected = end(whole.result())

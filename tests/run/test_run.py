@@ -4,12 +4,9 @@ import json
 import multiprocessing
 import os
 import re
-import resource
 import shutil
 import signal
-import subprocess
 import sys
-from functools import partial
 
 import attrs
 import pytest
@@ -205,7 +202,7 @@ def test_a_folder_that_is_no_run_is_not_replaced(toy, hookbrew):
 
 
 def test_ctrl_c_twice_ends_a_run_cleanly(toy, started):
-    process = started("-s", "train.epochs=100000")
+    process = started("-s", "train.epochs=100000", fresh=True)
     os.kill(process.pid, signal.SIGSTOP)  # so that both are there before the step is over
     os.kill(process.pid, signal.SIGINT)
     os.kill(process.pid, signal.SIGTERM)
@@ -234,14 +231,19 @@ def test_quiet_shows_no_progress_that_was_named_either(toy, hookbrew, edit):
     assert hookbrew("run", "toy.toml", "--quiet").stderr == ""
 
 
-def limited(*sets):
-    """A run in which no file may grow over 6000 bytes: the nearest thing to a full disk."""
-    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (6000, 6000))
-    command = [sys.executable, "-m", "hookbrew", "run", "toy.toml", "-s", "callbacks=[]", *sets]
-    return subprocess.run(command, preexec_fn=limit, capture_output=True, text=True)
+@pytest.fixture
+def limited(forked):
+    """limited(*sets): a run in which no file may grow over 6000 bytes: the nearest thing to a full disk."""
+    code = """
+        import resource
+        from hookbrew.cli import main
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+        main()
+    """
+    return lambda *sets: forked(code, "run", "toy.toml", "-s", "callbacks=[]", *sets).completed()
 
 
-def test_weights_that_do_not_fit_on_the_disk(toy):
+def test_weights_that_do_not_fit_on_the_disk(toy, limited):
     done = limited("-s", "student.width=64", "-s", "train.epochs=1")
     assert done.returncode == 2, done.stderr
     error, note = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "note: "))]
@@ -253,7 +255,7 @@ def test_weights_that_do_not_fit_on_the_disk(toy):
     assert [name for name in files(toy / "runs/toy") if "final" in name] == []
 
 
-def test_metrics_that_do_not_fit_on_the_disk(toy):
+def test_metrics_that_do_not_fit_on_the_disk(toy, limited):
     done = limited("-s", "train.epochs=9", "-s", "train.log_every=1")
     assert done.returncode == 2, done.stderr
     assert f"error: {toy}/runs/toy/metrics.jsonl cannot be written: File too large\n" in done.stderr
