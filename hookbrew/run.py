@@ -23,6 +23,7 @@ from hookbrew.plugin import Catalogue
 from hookbrew.prepare import Prepared, Shelf, looped, prepare
 from hookbrew.ranks import Ranks, joined, leading, world
 from hookbrew.resume import LEVELS, Level, Resumed, compared, facts, newest, require_pace, require_run
+from hookbrew.shield import shielded
 from hookbrew.signals import heeded
 from hookbrew.store import Checkpoint
 
@@ -246,11 +247,12 @@ def recorded(state: State, where: Path, *, last: bool = True, **named: str) -> I
         words = {KeyboardInterrupt: "stopped", PreemptedError: "preempted"}
         word = words.get(type(error), "failed")
         reason = f"{type(error).__name__}: {error}".strip(": ")
-        try:
-            folder.status(where, word, step=state.step, reason=reason, **named, **listed(before, state))
-        except FolderError as second:
-            error.add_note(str(second))
-        raise
+        with shielded():
+            try:
+                folder.status(where, word, step=state.step, reason=reason, **named, **listed(before, state))
+            except FolderError as second:
+                error.add_note(str(second))
+            raise
     if last:
         facts = {"reason": state.stop_reason, "metrics": finite(state.metrics)}
         folder.status(where, "done", step=state.step, **facts, **named, **listed(before, state))

@@ -23,6 +23,7 @@ from hookbrew.loop.events import EVENTS, Events
 from hookbrew.loop.gate import gated, require_filters
 from hookbrew.loop.state import State
 from hookbrew.plugin import blame, filters
+from hookbrew.shield import shielded
 
 log = logging.getLogger("hookbrew")
 STATEFUL = ("state_dict", "load_state_dict")
@@ -133,10 +134,14 @@ def reported(dispatch: Dispatch, state: State) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        state.exception = error
-        dispatch.finish("run_abort", state)
-        raise
-    finally:
+        with shielded():
+            state.exception = error
+            try:
+                dispatch.finish("run_abort", state)
+            finally:
+                dispatch.finish("close", state)
+            raise
+    with shielded():
         dispatch.finish("close", state)
 
 

@@ -13,6 +13,7 @@ from hookbrew.errors import CheckpointError, PeerError, PreemptedError
 from hookbrew.loop.shards import put
 from hookbrew.loop.snapshot import restored, taken
 from hookbrew.loop.training import Training
+from hookbrew.shield import shielded
 from hookbrew.store import Checkpoint, Store
 
 log = logging.getLogger("hookbrew")
@@ -60,10 +61,16 @@ class Saver:
         state.save_requested = False
         if state.store is None or self.saved == state.step:
             return
+        with shielded():
+            self.make(state.store, must=must)
+
+    def make(self, store: Store, *, must: bool) -> None:
+        """`__call__`, when it is known that one is to be made."""
+        state = self.loop.state
         self.loop.dispatch.fire("checkpoint_saving", state)
         files, counters, shards = taken(self.loop)
         try:
-            self.write(state.store, files, {**counters, "exact": dict(self.facts)}, shards)
+            self.write(store, files, {**counters, "exact": dict(self.facts)}, shards)
         except (CheckpointError, PeerError) as error:
             self.failures += 1
             self.loop.dispatch.fire("checkpoint_failed", state)
@@ -73,7 +80,7 @@ class Saver:
             return
         self.saved, self.failures = state.step, 0
         if state.ranks.main:
-            state.store.prune(state.kept, state.step)
+            store.prune(state.kept, state.step)
         self.loop.dispatch.fire("checkpoint_saved", state)
 
     def write(

@@ -15,7 +15,7 @@ ORDER = [
     ("config",),
     ("plugin",),
     ("chance", "ranks"),
-    ("modes", "progress", "folder", "store", "migrate", "cka", "drawing"),
+    ("modes", "progress", "shield", "folder", "store", "migrate", "cka", "drawing"),
     ("report",),
     ("taps",),
     ("surgery",),

@@ -11,7 +11,7 @@ from hookbrew.plugin import hookimpl, options
 
 @options
 class Strike:
-    """Sends a signal at the end of some steps."""
+    """Sends a signal in some steps."""
 
     at: list[int]
     """The steps."""
@@ -21,16 +21,18 @@ class Strike:
     """Whether a file in the run folder remembers that it was sent."""
     twice: bool = False
     """Whether to send it again at once."""
+    event: str = "step_end"
+    """When in the step."""
 
     def build(self):
-        return Striking(self)
+        return type("Striking", (Striking,), {self.event: Striking._strike})(self)
 
 
 class Striking:
     def __init__(self, options):
         self.options = options
 
-    def step_end(self, state):
+    def _strike(self, state):
         sent = state.folder / "sent"
         if state.step in self.options.at and not sent.exists():
             if self.options.once:

@@ -6,9 +6,11 @@ import signal
 
 import pytest
 
+from hookbrew import folder
 from hookbrew.errors import CheckpointError, FolderError, NonFiniteError
 from hookbrew.loop import EVENTS
 from hookbrew.run import resume, run
+from hookbrew.store import opened
 from tests.run.compare import end, require_equal
 from tests.run.conftest import BASE, STRIKES
 
@@ -218,6 +220,47 @@ def torn():
     with pytest.raises(LookupError, match="no such page") as caught:
         run("toy.toml", sets, catalogue=known, quiet=True)
     assert caught.value.__notes__ == ["raised by batch 4 of epoch 1 of the data"]
+
+
+@pytest.fixture
+def _deaths():
+    """A handler that raises, as torch's does when a process that loads data dies."""
+
+    def die(number, frame):
+        raise ConnectionError("a process that loads data has died")
+
+    before = signal.signal(signal.SIGCHLD, die)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("_deaths")
+@pytest.mark.parametrize(
+    ("event", "told"), [("checkpoint_saving", "has died"), ("run_abort", "here"), ("close", "here")]
+)
+def test_a_death_is_heard_when_what_is_written_is_whole(toy, known, caplog, event, told):
+    strike = f"{{type='strike', at=[3, 4], event='{event}', signal='SIGCHLD'}}, {{type='fall', at=4}}"
+    sets = [f"callbacks=[{{type='checkpoint', every=1, keep_last=9}}, {strike}]"]
+    with pytest.raises((ConnectionError, RuntimeError), match=told):
+        run("toy.toml", sets, catalogue=known, quiet=True)
+    assert told in status(toy / "runs/toy")["reason"]
+    assert "failed in event" not in caplog.text
+    assert sorted(opened(path).facts["step"] for path in (toy / "runs/toy/checkpoints").iterdir()) == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("_deaths")
+def test_a_death_does_not_keep_a_failed_run_running(toy, known, monkeypatch):
+    write = folder.write
+
+    def struck(path, text):
+        if '"failed"' in text:
+            os.kill(os.getpid(), signal.SIGCHLD)
+        write(path, text)
+
+    monkeypatch.setattr(folder, "write", struck)
+    with pytest.raises(RuntimeError, match="here"):
+        run("toy.toml", ["callbacks=[{type='fall', at=2}]"], catalogue=known, quiet=True)
+    assert status(toy / "runs/toy")["status"] == "failed"
 
 
 # torch raises wherever the training is, also between the opening of a file and its `with`
