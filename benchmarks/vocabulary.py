@@ -1,6 +1,6 @@
 """What a big vocabulary costs: chunked losses from hidden states and heads beside the whole logits.
 
-    python benchmarks/vocabulary.py [--rounds 12] [--tiny] [--json FILE]
+    python benchmarks/vocabulary.py [--rounds 12] [--rows 32,128,256] [--tiny] [--json FILE]
 
 A step of forward KL on all tokens, from a GPT-2 of 4 layers of 256 to one of 2 layers of 128, 50,000 classes, 4 x 256
 tokens, with fused AdamW. Before anything is timed, all variants must have computed the same loss and gradients; the
@@ -29,7 +29,7 @@ from hookbrew_plugins.losses import kl
 from hookbrew_plugins.losses.chunked import chunked
 from hookbrew_plugins.losses.walk import Side, Term
 
-HAND, AGAIN, DENSE = "by hand", "by hand again", "kl, dense"
+HAND, AGAIN, DENSE, CHUNKED = "by hand", "by hand again", "kl, dense", "kl, chunked"
 RATE = 1e-4
 Loss = Callable[[Side, Side], Tensor]
 
@@ -61,13 +61,10 @@ def walked(student: Side, teacher: Side, rows: int | None = None) -> Tensor:
     return chunked(student, teacher, [Term("kl")], rows=rows).total
 
 
-LOSSES: dict[str, Loss] = {
-    HAND: by_hand,
-    AGAIN: by_hand,
-    DENSE: dense,
-    "kl, chunked": walked,
-    **{f"kl, chunked, {rows} rows": partial(walked, rows=rows) for rows in (32, 128, 256)},
-}
+def losses(rows: Sequence[int]) -> dict[str, Loss]:
+    """The variants by name; rows: sizes of chunks to measure beside that of its own choice."""
+    more = {f"kl, chunked, {size} rows": partial(walked, rows=size) for size in rows}
+    return {HAND: by_hand, AGAIN: by_hand, DENSE: dense, CHUNKED: walked, **more}
 
 
 class Peak(Births):
@@ -90,10 +87,10 @@ class Peak(Births):
 class Bench:
     """Each variant has a student and an optimizer of its own, equal at the start."""
 
-    def __init__(self, device: torch.device, *, tiny: bool) -> None:
+    def __init__(self, losses: dict[str, Loss], device: torch.device, *, tiny: bool) -> None:
         torch.manual_seed(0)
         classes, length, batch = (500, 16, 2) if tiny else (50_000, 256, 4)
-        self.device = device
+        self.losses, self.device = losses, device
         self.teacher = causal(256, 4, classes, length).eval().to(device)
         self.student = causal(128, 2, classes, length).to(device)
         self.ids = torch.randint(classes, (batch, length), device=device)
@@ -121,7 +118,7 @@ class Bench:
     def check(self) -> None:
         """AssertionError where variants do not compute the same."""
         found = {}
-        for name, loss in LOSSES.items():
+        for name, loss in self.losses.items():
             total = loss(*self.sides(self.student))
             found[name] = (total, *torch.autograd.grad(total, self.student.parameters()))
         for name, one in found.items():
@@ -142,9 +139,9 @@ class Bench:
 
 def measured(bench: Bench, count: int) -> dict[str, Any]:
     """All variants."""
-    times = rounds({name: Variant(bench.variant(loss)) for name, loss in LOSSES.items()}, count, bench.device)
+    times = rounds({name: Variant(bench.variant(loss)) for name, loss in bench.losses.items()}, count, bench.device)
     report: dict[str, Any] = {}
-    for name, loss in LOSSES.items():
+    for name, loss in bench.losses.items():
         most, largest = bench.peak(loss)
         report[name] = ratio(times[name], times[HAND])._asdict() | {"peak": most, "largest": largest}
     return report
@@ -171,6 +168,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rows", type=lambda text: [int(one) for one in text.split(",")], default=[])
     parser.add_argument("--tiny", action="store_true", help="500 classes, 2 x 16 tokens")
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--json", metavar="FILE")
@@ -181,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Check, measure, print, write."""
     given = options(argv)
     torch.set_num_threads(1)
-    bench = Bench(given.device, tiny=given.tiny)
+    bench = Bench(losses(given.rows), given.device, tiny=given.tiny)
     bench.check()
     settings = {key: value for key, value in os.environ.items() if key.startswith(("MALLOC_", "GLIBC_"))}
     report = {"machine": machine(given.device), "allocator": settings, "steps": measured(bench, given.rounds)}

@@ -50,7 +50,7 @@ def chunked(
     Raises ObjectiveError when shapes, types or terms do not fit.
     """
     soft = any(not term.hard for term in terms)
-    other = detached(teacher) if soft else None
+    other = teacher if soft else None
     require_terms(terms, student, other, labels)
     require_mask(student.hidden, mask)
     if rows is not None and rows < 1:
@@ -70,11 +70,6 @@ def chunked(
         learning=torch.is_grad_enabled(),
     )
     return Walked(*Walk.apply(*student, plan))  # type: ignore[no-untyped-call]
-
-
-def detached(side: Side | None) -> Side | None:
-    """Without its history."""
-    return None if side is None else Side(*(None if one is None else one.detach() for one in side))  # type: ignore[arg-type]
 
 
 def valid(mask: Tensor | None, labels: Tensor | None) -> Tensor | None:

@@ -230,12 +230,12 @@ def test_weights_in_bfloat16():
     student, teacher, _, _ = sides(8, 64, dtype=torch.float32)
     halves = [Side(*(one.detach().bfloat16() for one in side)) for side in (student, teacher)]
     low, wide = (Side(*(one.detach().to(kind).requires_grad_() for one in halves[0])) for kind in (None, torch.float32))
-    found = slopes(chunked(low, halves[1], [Term("kl")], rows=2).total, low)
+    found = slopes(chunked(low, halves[1], [Term("kl")], rows=1).total, low)
     whole = Side(*(one.float() for one in halves[1]))
     expected = slopes(chunked(wide, whole, [Term("kl")]).total, wide)
     assert {one.dtype for one in found} == {torch.bfloat16}
     for one, other in zip(found, expected, strict=True):
-        assert (one.float() - other).norm() < 0.02 * other.norm()
+        assert (one.float() - other).norm() < 0.006 * other.norm()  # 0.003, and in bfloat16 0.02
 
 
 def test_the_teacher_gets_no_gradient():
