@@ -140,8 +140,7 @@ class Walk(Function):
         """The weighted sum, a scalar, and each term, (terms,), without a gradient."""
         student = Side(hidden, weight, bias)
         grads = Grads(student, plan, [plan.learning and need for need in ctx.needs_input_grad[:3]])
-        with torch.autocast(hidden.device.type, enabled=False):  # types are chosen here, one by one
-            values = walked(student, plan, grads)
+        values = walked(student, plan, grads)
         ctx.save_for_backward(*grads.made())
         total = torch.zeros_like(values[0])
         for term, value in zip(plan.terms, values, strict=True):
