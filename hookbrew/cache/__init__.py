@@ -1,0 +1,5 @@
+"""Teacher outputs on disk, by the content of the example that they belong to."""
+
+from hookbrew.cache.keys import Examples, examples
+
+__all__ = ["Examples", "examples"]
