@@ -15,7 +15,7 @@ from hookbrew.cache import Cache, Full, examples, fingerprint, opened
 from hookbrew.errors import CacheError
 
 KIND = Full(tokens=True)
-SAMPLES, CLASSES = 4, 64
+SAMPLES, CLASSES = 4, 256
 REPORT = "report"
 
 
@@ -24,7 +24,7 @@ def sample(number):
     lengths = torch.tensor([1 + (number * 7 + row * 5) % 20 for row in range(SAMPLES)])
     mask = (torch.arange(int(lengths.max()))[None] < lengths[:, None]).long()
     ids = (torch.arange(mask.numel()).view(mask.shape) + 1000 * number) * mask
-    logits = (ids[..., None] * 64 + torch.arange(CLASSES)).float() * mask[..., None]
+    logits = (ids[..., None] * 256 + torch.arange(CLASSES)).float() * mask[..., None]
     return examples({"input_ids": ids, "attention_mask": mask}), logits
 
 
@@ -68,12 +68,24 @@ def strike(folder, kills, seed):
     for _ in range(kills):
         pid = os.fork()
         if not pid:
-            build(folder, 0, 10**6, largest=2**20)
+            build(folder, 0, 10**6, largest=2**22)
         time.sleep(draw.uniform(0, 0.08))
+        if draw.random() < 0.5:
+            grown(folder, pid)
         os.kill(pid, signal.SIGKILL)
         ended += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
         missing += lost(folder)
     return {"killed": ended, "lost": missing, "put": len(reported(folder)), "torn": torn(Cache(folder))}
+
+
+def grown(folder, pid):
+    """Wait until a process writes records."""
+    end = time.monotonic() + 2
+    while time.monotonic() < end and not (paths := [*folder.glob(f"shard-{pid}-*.data")]):
+        pass
+    before = os.stat(paths[-1]).st_size if paths else 0
+    while paths and time.monotonic() < end and os.stat(paths[-1]).st_size == before:
+        pass
 
 
 def torn(found):

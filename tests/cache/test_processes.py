@@ -65,10 +65,10 @@ def test_killed_at_many_moments(started, tmp_path, seed):
 def test_two_processes_write_at_once(started, tmp_path):
     """From the first moment on, and partly the same; a third one reads meanwhile."""
     folder = tmp_path / "cache"
-    both = [started(folder, 0, 300), started(folder, 200, 500)]
+    both = [started(folder, 0, 120), started(folder, 80, 200)]
     while not (folder / "cache.json").exists():
         assert all(process.poll() is None for process in both)
-    reader, samples = Cache(folder), [sample(n) for n in range(500)]
+    reader, samples = Cache(folder), [sample(n) for n in range(200)]
     while any(process.poll() is None for process in both):
         reader.refresh()
         there = [each for each in samples if not reader.missing(each[0])]
@@ -78,20 +78,20 @@ def test_two_processes_write_at_once(started, tmp_path):
         assert ended(process) == ""
     reader.refresh()
     assert len(reader.shards) == 2
-    assert len(reader) == 500 * SAMPLES
-    assert reported(folder) == {*range(500)}
+    assert len(reader) == 200 * SAMPLES
+    assert reported(folder) == {*range(200)}
     assert lost(folder) == []
 
 
 def test_a_full_disk_is_told_and_what_was_put_stays(started, tmp_path):
     folder = tmp_path / "cache"
-    limit = 100_000
-    told = ended(started(folder, 0, 300, limit)).strip()
+    limit = 300_000
+    told = ended(started(folder, 0, 60, limit)).strip()
     assert told == f"the cache {folder} cannot be written: File too large; what is in it stays"
     (shard,) = Cache(folder).shards.values()
     assert os.path.getsize(f"{shard.path}.data") == limit
-    assert 0 < len(reported(folder)) < 300
+    assert 0 < len(reported(folder)) < 60
     assert lost(folder) == []
-    build(folder, 0, 300)
+    build(folder, 0, 60)
     assert lost(folder) == []
-    assert len(Cache(folder)) == 300 * SAMPLES
+    assert len(Cache(folder)) == 60 * SAMPLES
