@@ -6,8 +6,8 @@ B batch, L tokens. Caches that go by position give the rows of another sample on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Self
 
 import attrs
 import numpy as np
@@ -59,9 +59,39 @@ def examples(
         padded = frozenset(along(tensors, padding) if tokens is None else required(tokens, tensors, padding))
         spans = spanned(padding)
     shared = b"".join(described(name, value) for name, value in sorted(inputs.items()) if name not in tensors)
-    rows = {name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())}
-    keys = tuple(key(rows, row, span if padded else None, padded, shared) for row, span in enumerate(spans))
+    columns = [Column.of(name, value, cut=name in padded) for name, value in sorted(tensors.items())]
+    keys = tuple(key(columns, row, span if padded else (0, 0), shared) for row, span in enumerate(spans))
     return Examples(keys, tuple(spans), padding.shape[1] if padded and padding is not None else 0)
+
+
+@attrs.frozen
+class Column:
+    """One input of a batch, as bytes: a batch is hashed before each step that reads the cache."""
+
+    label: str
+    """Its name and dtype."""
+    shape: tuple[int, ...]
+    """Of one example."""
+    rows: Any
+    """(B, bytes), or (1, bytes) of one that all examples share."""
+    cut: bool
+    """Whether the first dimension of `shape` goes along the tokens."""
+
+    @classmethod
+    def of(cls, name: str, tensor: Tensor, *, cut: bool) -> Self:
+        """A tensor of one row an example."""
+        size, shape = len(tensor), tuple(tensor.shape[1:])
+        rows = content(tensor.detach().cpu()).reshape(size, tensor.nbytes // max(size, 1))
+        return cls(f"{name!r} {tensor.dtype}", shape, rows, cut)
+
+    def add(self, found: Any, row: int, span: tuple[int, int]) -> None:
+        """Hash a row, between the first token and the last if it is padded."""
+        content, shape = self.rows[row if len(self.rows) > 1 else 0], self.shape
+        if self.cut:
+            unit = len(content) // max(shape[0], 1)
+            content, shape = content[span[0] * unit : span[1] * unit], (span[1] - span[0], *shape[1:])
+        found.update(f"{self.label} {shape};".encode())
+        found.update(content)
 
 
 def counted(tensors: Mapping[str, Tensor]) -> int:
@@ -106,17 +136,12 @@ def spanned(mask: Tensor) -> list[tuple[int, int]]:
     return [(int(a), int(b)) if some else (0, length) for a, b, some in zip(starts, stops, valid.any(1), strict=True)]
 
 
-def key(
-    rows: Mapping[str, Tensor], row: int, span: tuple[int, int] | None, padded: Collection[str], shared: bytes
-) -> bytes:
-    """The key of one row; what comes in is self-delimiting, so that no two contents give one text."""
+def key(columns: Iterable[Column], row: int, span: tuple[int, int], shared: bytes) -> bytes:
+    """The key of one row; what is hashed is self-delimiting, so that no two contents give one text."""
     found = hashlib.blake2b(shared, digest_size=SIZE, person=b"hookbrew")
-    found.update(b"%d;" % (span[0] if span else 0))
-    for name, value in rows.items():
-        here = value[row if len(value) > 1 else 0]
-        here = here[slice(*span)] if span and name in padded else here
-        found.update(f"{name!r} {here.dtype} {tuple(here.shape)};".encode())
-        found.update(content(here))
+    found.update(b"%d;" % span[0])
+    for column in columns:
+        column.add(found, row, span)
     return found.digest()
 
 
