@@ -7,6 +7,7 @@ shard-...       the outputs, see `hookbrew.cache.shard`
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from filelock import FileLock
 from torch import Tensor
 
 from hookbrew import folder as folders
+from hookbrew import words
 from hookbrew.cache.fingerprint import FORMAT, Fingerprint
-from hookbrew.cache.keys import Examples
+from hookbrew.cache.keys import Examples, content
 from hookbrew.cache.kinds import Kind, Part, parted
-from hookbrew.cache.shard import INDEX, Shard
+from hookbrew.cache.shard import INDEX, Piece, Shard
 from hookbrew.cache.writer import LARGEST, Writer
 from hookbrew.errors import CacheError, FolderError
 
@@ -92,7 +94,7 @@ class Cache:
         columns = zip(self.parts, zip(*found, strict=True), strict=True)
         return {part.name: joined(part, column, examples) for part, column in columns}
 
-    def record(self, key: bytes) -> list[Tensor]:
+    def record(self, key: bytes) -> list[Piece]:
         """The parts of an example, from the first place where they are whole; raises CacheError."""
         for shard, row in self.places[key]:
             if shard.right(row):
@@ -154,20 +156,18 @@ def facts(folder: Path) -> dict[str, Any]:
     return found
 
 
-def joined(part: Part, tensors: Sequence[Tensor], examples: Examples) -> Tensor:
+def joined(part: Part, pieces: Sequence[Piece], examples: Examples) -> Tensor:
     """One part of a batch, filled up with zeros along the tokens; raises CacheError for shapes that do not fit."""
-    longest = max(len(tensor) for tensor in tensors) if part.tokens else 0
-    length = (examples.length or longest,) if part.tokens else ()
-    shapes = {tuple(tensor.shape[part.tokens :]) for tensor in tensors}
+    shapes = {piece.shape[part.tokens :] for piece in pieces}
     if len(shapes) > 1:
-        raise CacheError(f"{part.name!r} has several shapes in one batch: {sorted(shapes)}")
-    batch = torch.zeros(len(tensors), *length, *shapes.pop(), dtype=part.torch)
-    for row, (tensor, span) in enumerate(zip(tensors, examples.spans, strict=True)):
-        if not part.tokens:
-            batch[row] = tensor
-            continue
-        start, stop = span if examples.length else (0, len(tensor))
-        if stop - start != len(tensor):
-            raise CacheError(f"{part.name!r} has {len(tensor)} tokens, and row {row} of the batch {stop - start}")
-        batch[row, start:stop] = tensor
+        raise CacheError(f"{part.name!r} has several shapes in one batch: {words.several(sorted(shapes))}")
+    (shape,) = shapes
+    length = (examples.length or max(piece.shape[0] for piece in pieces),) if part.tokens else ()
+    batch = torch.zeros(len(pieces), *length, *shape, dtype=part.torch)
+    rows, unit = content(batch).reshape(len(pieces), -1), math.prod(shape) * part.torch.itemsize
+    for row, (piece, span) in enumerate(zip(pieces, examples.spans, strict=True)):
+        if part.tokens and examples.length and span[1] - span[0] != piece.shape[0]:
+            raise CacheError(f"{part.name!r} has {piece.shape[0]} tokens, and row {row} {span[1] - span[0]}")
+        start = span[0] * unit if part.tokens else 0
+        rows[row, start : start + len(piece.bytes)] = piece.bytes
     return batch

@@ -201,6 +201,18 @@ def test_examples_that_are_not_there(tmp_path, tagger, batches, seen, build):
         cache.read(keyed)
 
 
+def test_shapes_that_make_no_batch(tmp_path):
+    kind, keyed = Hidden(("map",), dtype="fp32"), [examples({"x": torch.tensor([n])}) for n in range(2)]
+    cache = opened(tmp_path, fingerprint(torch.nn.Linear(1, 1), kind.facts()))
+    with cache.writer(kind) as writer:
+        for n in range(2):
+            writer.put(keyed[n], {"map": torch.ones(1, 2, 3 + n)})
+    cache.refresh()
+    assert [cache.read(each)["map"].shape for each in keyed] == [(1, 2, 3), (1, 2, 4)]
+    with pytest.raises(CacheError, match=r"^'map' has several shapes in one batch: \(2, 3\), \(2, 4\)$"):
+        cache.read(examples({"x": torch.arange(2)}))
+
+
 @pytest.fixture
 def three(tmp_path, tagger, batches, seen, build):
     """A cache of three examples, each in a record of 16 bytes, and their keys."""
