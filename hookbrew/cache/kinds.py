@@ -160,6 +160,6 @@ def cast(name: str, tensor: Tensor, dtype: str) -> Tensor:
     kept = tensor.to(FLOATS[dtype])
     if bool(kept.isnan().any()):
         raise CacheError(f"the teacher gave {name!r} with NaN in it, which is not kept")
-    if bool((kept.isinf() & ~tensor.isinf()).any()):
+    if kept.dtype != tensor.dtype and bool((kept.isinf() & ~tensor.isinf()).any()):
         raise CacheError(f"{name!r} holds numbers that are too large for {dtype}; keep it in bf16 or fp32")
     return kept

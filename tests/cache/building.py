@@ -1,4 +1,4 @@
-"""A process that builds a cache: python building.py FOLDER FIRST LAST [LIMIT], or strike FOLDER KILLS SEED."""
+"""A process that builds a cache: python building.py FOLDER FIRST LAST [LIMIT], or strike FOLDER KILLS SEED MOST."""
 
 import json
 import os
@@ -61,11 +61,14 @@ def same(found, keyed, logits):
     return not found.missing(keyed) and torch.equal(found.read(keyed)["logits"], logits)
 
 
-def strike(folder, kills, seed):
-    """Begin or go on, and kill that process, again and again; what is lost, and how many shards were cut inside."""
+def strike(folder, kills, seed, most):
+    """Begin or go on, and kill that process, again and again; what is lost, and how many shards were cut inside.
+
+    most: the number of kills after which it ends though none of them came while a record was written.
+    """
     draw, missing, ended = random.Random(seed), list[int](), 0
     cache(folder)
-    for _ in range(kills):
+    while ended < kills or (ended < most and not torn(Cache(folder))):
         pid = os.fork()
         if not pid:
             build(folder, 0, 10**6, largest=2**22)
@@ -73,7 +76,8 @@ def strike(folder, kills, seed):
         if draw.random() < 0.5:
             grown(folder, pid)
         os.kill(pid, signal.SIGKILL)
-        ended += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        ended += 1
         missing += lost(folder)
     return {"killed": ended, "lost": missing, "put": len(reported(folder)), "torn": torn(Cache(folder))}
 

@@ -37,10 +37,11 @@ def ended(process):
     return out
 
 
-def struck(started, folder, kills, seed):
-    found = json.loads(ended(started("strike", folder, kills, seed)))
-    assert (found["killed"], found["lost"]) == (kills, [])
-    assert found["put"] > kills
+def struck(started, folder, kills, seed, most):
+    found = json.loads(ended(started("strike", folder, kills, seed, most)))
+    assert found["killed"] >= kills
+    assert found["lost"] == []
+    assert found["put"] > 0
     number = max(reported(folder)) + 5
     build(folder, 0, number)
     assert lost(folder) == []
@@ -53,13 +54,13 @@ def struck(started, folder, kills, seed):
 
 
 def test_a_process_that_is_killed_loses_nothing_that_was_put(started, tmp_path):
-    struck(started, tmp_path / "cache", 6, 0)
+    struck(started, tmp_path / "cache", 6, 0, 6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 4))
 def test_killed_at_many_moments(started, tmp_path, seed):
-    assert struck(started, tmp_path / "cache", 40, seed), "never inside a write"
+    assert struck(started, tmp_path / "cache", 25, seed, 250), "never inside a write"
 
 
 def test_two_processes_write_at_once(started, tmp_path):
