@@ -14,6 +14,7 @@ HookbrewError                 anything a user can mend; the command line prints 
 ├── FolderError               a run folder that exists, or cannot be written                           exit 2
 │   ├── ResumeError           a run that cannot go on as it was asked to                               exit 2
 │   └── CheckpointError       checkpoints that cannot be written, or of which none is whole            exit 74
+├── CacheError                a teacher cache that was made by another teacher, is damaged or full     exit 2
 ├── CallbackError             a callback whose methods are not events                                  exit 2
 ├── ExportError               a student that cannot be exported as asked                               exit 2
 │   └── DifferenceError       an export that does not compute what the run's student does              exit 77
@@ -135,6 +136,10 @@ class CheckpointError(FolderError):
     """Checkpoints that cannot be written, or of which none is whole."""
 
     exit_code = 74
+
+
+class CacheError(HookbrewError):
+    """Stored outputs of a teacher that are of another one, are damaged, or cannot be written or keyed."""
 
 
 class PreemptedError(HookbrewError):

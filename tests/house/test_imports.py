@@ -21,6 +21,7 @@ ORDER = [
     ("surgery",),
     ("objective", "size"),
     ("loop",),
+    ("cache",),
     ("request",),
     ("factory", "groups", "earlier"),
     ("distillation",),

@@ -1,0 +1,22 @@
+"""Teacher outputs on disk, by the content of the example that they belong to."""
+
+from hookbrew.cache.cache import Cache, opened
+from hookbrew.cache.fingerprint import Fingerprint, fingerprint
+from hookbrew.cache.keys import Examples, examples
+from hookbrew.cache.kinds import Full, Hidden, Kind, Part, TopK
+from hookbrew.cache.writer import Writer
+
+__all__ = [
+    "Cache",
+    "Examples",
+    "Fingerprint",
+    "Full",
+    "Hidden",
+    "Kind",
+    "Part",
+    "TopK",
+    "Writer",
+    "examples",
+    "fingerprint",
+    "opened",
+]
