@@ -65,13 +65,13 @@ class Work:
         return {name: True for name, needed in wanted.items() if needed}
 
 
-def bert(width: int, layers: int, **more: Any) -> nn.Module:
+def bert(width: int, layers: int) -> nn.Module:
     """A BERT of four heads without dropout, with random weights."""
     from transformers import BertConfig, BertForSequenceClassification
 
     none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 4}
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 4}
-    config = BertConfig(vocab_size=5000, intermediate_size=4 * width, **sizes, **none, **more)
+    config = BertConfig(vocab_size=5000, intermediate_size=4 * width, **sizes, **none)
     return BertForSequenceClassification(config)
 
 
@@ -85,10 +85,10 @@ def gpt(width: int, layers: int) -> nn.Module:
     )
 
 
-def encoders(**more: Any) -> tuple[nn.Module, nn.Module]:
+def encoders() -> tuple[nn.Module, nn.Module]:
     """A student of 3 layers, 128 wide, and a teacher of 12, 256 wide."""
     torch.manual_seed(0)
-    return bert(128, 3, **more), bert(256, 12, **more)
+    return bert(128, 3), bert(256, 12)
 
 
 def decoders() -> tuple[nn.Module, nn.Module]:
@@ -142,35 +142,30 @@ def divergence(own: Any, theirs: Any, _: Tensor, __: nn.ModuleList) -> Tensor:
 
 
 SIZES = "BERT 12 x 256 to 3 x 128, 32 x 64 tokens"
+LABELS = Work(
+    title=f"logits: soft and hard labels, {SIZES}",
+    models=encoders,
+    batch=(32, 64),
+    words=5000,
+    labels=4,
+    loss=classified,
+    losses=labelled,
+    target=0.99,
+)
 WORKS = {
-    "logits": Work(
-        title=f"logits: soft and hard labels, {SIZES}",
-        models=encoders,
-        batch=(32, 64),
-        words=5000,
-        labels=4,
-        loss=classified,
-        losses=labelled,
-        target=0.99,
-    ),
-    "matches": Work(
+    "logits": LABELS,
+    "matches": attrs.evolve(
+        LABELS,
         title=f"matches: labels, 4 hidden states, 2 attentions, {SIZES}",
-        models=encoders,
-        batch=(32, 64),
-        words=5000,
-        labels=4,
         loss=lambda *given: classified(*given) + matching(HIDDEN, MAPS)(*given),
         losses=lambda: [*labelled(), *kept(HIDDEN, MAPS)],
         hidden=HIDDEN,
         maps=MAPS,
         target=0.97,
     ),
-    "features": Work(
+    "features": attrs.evolve(
+        LABELS,
         title=f"features: hidden states and attentions of the lower half alone, {SIZES}",
-        models=encoders,
-        batch=(32, 64),
-        words=5000,
-        labels=4,
         loss=matching(EARLY, MAPS),
         losses=lambda: kept(EARLY, MAPS),
         hidden=EARLY,

@@ -2,9 +2,11 @@
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hookbrew.compare import compare, page, table
 from hookbrew.compare.table import figures, large, times
@@ -63,6 +65,30 @@ def test_a_model_that_remembers_is_told(models, batches, size, many):
     found = compare(given, batches(5, 7), sizes=[size], rounds=1)
     (note,) = [note for note in found.notes if "times" in note]
     assert note == f"it: a batch seen before takes {many}; of what it remembers, times say nothing"
+
+
+class Casts(TorchDispatchMode):
+    """How often a tensor of some shape is cast."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.made = shape, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.made += func is torch.ops.aten._to_copy.default and tuple(args[0].shape) == self.shape
+        return func(*args, **(kwargs or {}))
+
+
+def test_each_forward_that_is_timed_casts_the_weights(net, batches):
+    """As each does for itself in use: autocast keeps what it has cast of trained weights as long as it lasts."""
+    model, made = net(5), []
+
+    def note(*_):
+        made.append(casts.made)
+
+    with Casts(tuple(model.head.weight.shape)) as casts, model.register_forward_hook(note):
+        compare({"it": model}, batches(2, 3), sizes=[3], rounds=3, precision="bf16")
+    assert [after - before for before, after in pairwise(made)][-3:] == [1, 1, 1]
 
 
 def test_sizes_for_which_there_is_too_little(models, batches):
