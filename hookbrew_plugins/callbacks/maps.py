@@ -20,6 +20,7 @@ from hookbrew.modes import evaluating
 from hookbrew.objective import parted
 from hookbrew.plugin import at_least, options, when
 from hookbrew.taps import parse
+from hookbrew_plugins.callbacks.board import board
 from hookbrew_plugins.callbacks.inside import inside
 from hookbrew_plugins.callbacks.sitter import Sitter, named, plain, short, sitting
 
@@ -178,8 +179,6 @@ class Artist:
         folder = state.require_folder("maps")
         picture.save(folder / PLACE / f"{name}-{state.step:08}.png")
         if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # takes seconds
-
             again = state.step  # what a process that was killed drew of this step and those to come is dropped
-            self._writer = SummaryWriter(str(folder / self._options.folder), purge_step=again)
+            self._writer = board(folder / self._options.folder, again)
         self._writer.add_image(f"maps/{name}", picture.pixels, state.step, dataformats="HWC")

@@ -8,6 +8,7 @@ import attrs
 
 from hookbrew.loop import State
 from hookbrew.plugin import options, when
+from hookbrew_plugins.callbacks.board import board
 from hookbrew_plugins.callbacks.inside import inside
 
 
@@ -36,11 +37,9 @@ class Scalars:
     @when(main=True)
     def run_start(self, state: State) -> None:
         """Open the writer; its import takes seconds, so it is not made sooner."""
-        from torch.utils.tensorboard import SummaryWriter
-
         folder = state.require_folder("tensorboard")
         again = state.step + 1  # what a process that was killed wrote of the steps to come is dropped
-        self._writer = SummaryWriter(str(folder / self._folder), purge_step=again, max_queue=1000, flush_secs=30)
+        self._writer = board(folder / self._folder, again, max_queue=1000, flush_secs=30)
         resolved = folder / "resolved.toml"
         if resolved.exists():
             text = "\n".join(f"    {line}" for line in resolved.read_text(encoding="utf-8").splitlines())
