@@ -29,6 +29,15 @@ class Observer:
 
     options: Any
     callback: Any
+    diaries: list[Diary]
+    """Of the training with it, once there was one: several laws look at the same."""
+
+    @property
+    def diary(self) -> Diary:
+        """Of the training with one that is built anew."""
+        if not self.diaries:
+            self.diaries.append(kept(self.options.build))
+        return self.diaries[0]
 
     @property
     def offers(self) -> frozenset[str]:
@@ -111,7 +120,7 @@ def state_untouched(observer: Observer) -> None:
 @law()
 def asks_nothing(observer: Observer) -> None:
     """The same events come: it asks for no stop and no evaluation."""
-    plain, watched = alone(), kept(observer.options.build)
+    plain, watched = alone(), observer.diary
     require(watched.stopped is None, f"it asks for a stop: {watched.stopped}")
     one, other = (
         [entry.key for entry in diary.entries if not entry.event.startswith("checkpoint")] for diary in (plain, watched)
@@ -124,7 +133,7 @@ def asks_nothing(observer: Observer) -> None:
 @law()
 def writes_inside(observer: Observer) -> None:
     """It writes into the run folder alone."""
-    outside = kept(observer.options.build).outside
+    outside = observer.diary.outside
     require(not outside, f"it writes beside the run folder: {', '.join(outside)}")
 
 
@@ -143,7 +152,7 @@ def alone() -> Diary:
 
 def require_same(observer: Observer, sort: str) -> None:
     """Raise AssertionError unless a training with the callback has the same facts of one sort at each event."""
-    plain, watched = alone(), kept(observer.options.build)
+    plain, watched = alone(), observer.diary
     found = {entry.key: entry for entry in watched.entries}
     for entry in plain.entries:
         if entry.key in found:  # events that a request of it takes away or adds are the affair of asks_nothing
@@ -167,9 +176,9 @@ def alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def observers(options: Any) -> Iterator[Observer]:
+def observers(options: Any, diaries: list[Diary]) -> Iterator[Observer]:
     """The one subject."""
-    yield Observer(options, options.build())
+    yield Observer(options, options.build(), diaries)
 
 
 PROPERTIES = (
@@ -187,5 +196,5 @@ PROPERTIES = (
     survives_abort,
 )
 
-check_callback = Kit("callback", observers, PROPERTIES)
+check_callback = Kit("callback", observers, PROPERTIES, lambda: {"diaries": []})
 """check_callback(options, exempt=None): AssertionError unless the callback has all of PROPERTIES."""

@@ -42,10 +42,10 @@ def tensors(models: Mapping[str, nn.Module]) -> Facts:
 
 def randomness() -> Facts:
     """The states of the generators that everyone shares."""
-    found: Facts = {"torch": torch.get_rng_state(), "Python": random.getstate()}
+    found: Facts = {"torch": torch.get_rng_state(), "Python": str(random.getstate())}
     if (numpy := sys.modules.get("numpy")) is not None:
         _, keys, *rest = numpy.random.get_state()
-        found["NumPy"] = (keys.tolist(), *rest)
+        found["NumPy"] = (keys.tobytes(), *rest)
     return found
 
 

@@ -85,6 +85,8 @@ class Kit(Generic[S]):
     subjects: Callable[..., Iterable[S]]
     """options, and what else a call of the kit gives, to the subjects on which the properties must hold."""
     properties: tuple[Property[S], ...]
+    shared: Callable[[], Mapping[str, Any]] = dict
+    """What the subjects of one component are given besides, to keep what several properties need."""
 
     def __call__(self, options: Any, *, exempt: Mapping[str, str] | None = None, **given: Any) -> None:
         """Raise AssertionError unless all properties hold for a component with these options."""
@@ -107,7 +109,7 @@ class Kit(Generic[S]):
 
         Raises AssertionError when the component cannot be built, or an exemption names no property or no reason.
         """
-        name = type(options).__name__
+        name, given = type(options).__name__, {**given, **self.shared()}
         spared = {**getattr(options, "exempt", {}), **(exempt or {})}
         self._require_known(name, spared)
         offered = frozenset[str]().union(*(subject.offers for subject in self._built(name, options, given)))
