@@ -16,6 +16,7 @@ from hookbrew.config.keys import dotted
 from hookbrew.distillation import Distillation, Fitting
 from hookbrew.errors import ConfigError, Problem, SelectorError, SurgeryError
 from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, Pad, chosen, mix, moved
+from hookbrew.lower import lowered
 from hookbrew.objective import TASK, Names, Teachers, accepted, parted
 from hookbrew.operate import operated
 from hookbrew.plan import place
@@ -125,6 +126,7 @@ def loader(
 def distilled(experiment: Experiment, catalogue: Catalogue, student: nn.Module, shelf: Shelf) -> Distillation:
     """All models, and the losses between them."""
     teachers = {task: taught(experiment, task, shelf) for task in experiment.parts}
+    require_apart(experiment, student, shelf)
     torch.manual_seed(mix(experiment.seed, "projections"))
     tasks = {
         task: Task(
@@ -158,13 +160,28 @@ def frozen(experiment: Experiment, made: Factory, path: str, shelf: Shelf) -> nn
     """
     known = label(experiment, made, path)
     if known not in shelf:
-        shelf[known] = spread(experiment, model(experiment, made, path), "both")
+        shelf[known] = learned_from(experiment, model(experiment, made, path))
     return shelf[known]
 
 
 def label(experiment: Experiment, made: Factory, path: str) -> str:
     """All that a teacher is made of."""
-    return f"{experiment.seed} {path} {made!r}"
+    return f"{experiment.seed} {experiment.train.teacher_precision} {path} {made!r}"
+
+
+def learned_from(experiment: Experiment, teacher: nn.Module) -> nn.Module:
+    """A teacher as the training has it: in the precision that is asked for, and shared out."""
+    return spread(experiment, lowered(teacher, experiment.train.teacher_precision), "both")
+
+
+def require_apart(experiment: Experiment, student: nn.Module, shelf: Shelf) -> None:
+    """Raise ConfigError where the student has weights of a teacher that were cast with it."""
+    ours = {id(parameter) for parameter in student.parameters()}
+    if experiment.train.teacher_precision != "same" and any(
+        id(p) in ours for t in shelf.values() for p in t.parameters()
+    ):
+        message = "the student has weights of a teacher, which would be cast too; leave this key out"
+        raise ConfigError([Problem("train.teacher_precision", message)])
 
 
 def trained(experiment: Experiment, shelf: Shelf, feeds: Mapping[str, Loader] | None = None) -> nn.Module:
@@ -186,7 +203,7 @@ def trained(experiment: Experiment, shelf: Shelf, feeds: Mapping[str, Loader] | 
         student = derive(teacher, **options, batches=batches)
     except (SelectorError, SurgeryError) as error:
         raise ConfigError([misplaced(str(error), options)]) from error
-    shelf[label(experiment, made, config.source)] = spread(experiment, teacher, "both")
+    shelf[label(experiment, made, config.source)] = learned_from(experiment, teacher)
     return operated(experiment, student, "student")
 
 

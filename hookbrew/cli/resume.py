@@ -32,8 +32,11 @@ def resume(context: Context, run: str, sets: tuple[str, ...], require: Level, qu
     From its newest checkpoint that is whole; what matches and what does not is printed first. A run that is done only
     writes its results again: give it more to do with -s train.epochs=...
     """
+    from hookbrew import heap
     from hookbrew.ranks import leading
     from hookbrew.run import resume as train
+
+    heap.keep()
 
     def say(line: str) -> None:
         if not quiet and leading():

@@ -26,6 +26,7 @@ def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, r
 
     Everything is checked before the first step; `hookbrew check` does only that.
     """
+    from hookbrew import heap
     from hookbrew.ranks import leading
     from hookbrew.run import run as train
 
@@ -33,6 +34,7 @@ def run(context: Context, config: str, sets: tuple[str, ...], overwrite: bool, r
         raise click.UsageError("--overwrite begins anew, and --resume goes on; leave one of them out")
     if overwrite and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise click.UsageError("--overwrite would begin anew after each restart of torchrun; write --resume")
+    heap.keep()
     catalogue = context.catalogue()
 
     def say(line: str) -> None:

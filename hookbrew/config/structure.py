@@ -203,9 +203,13 @@ def structure_component(kind: str, table: Mapping[str, Any], catalogue: Catalogu
 def structure_train(table: Mapping[str, Any]) -> Train:
     """The keys of `[train]`, for the Python API; raises ConfigError with all that is wrong."""
     try:
-        return strict.converter().structure(table, Train)
+        train = strict.converter().structure(table, Train)
     except (Mismatch, BaseValidationError) as error:
         raise ConfigError([Problem(dotted(keys), message, "fit") for keys, message in faults(error)]) from error
+    if train.teacher_precision != "same":
+        message = "a teacher that is given is not changed; cast it before: teacher.to(torch.bfloat16)"
+        raise ConfigError([Problem("teacher_precision", message, "fit")])
+    return train
 
 
 def structure_merge(table: Mapping[str, Any] | Merge, teachers: Iterable[str], at: str = "") -> Merge:

@@ -213,6 +213,9 @@ class Train:
     """`auto` takes CUDA, then MPS, then the CPU; or a device as torch writes it: `cuda:1`."""
     stop_teacher: bool = True
     """Where no loss reads the teacher's output, let it stop after the last layer that one reads."""
+    teacher_precision: Literal["same", "bf16", "fp16"] = "same"
+    """`bf16` or `fp16` casts the teacher's matrices: half the memory, and faster where the device computes in them.
+    What it gives is rounded so; losses are computed in fp32 all the same."""
     shard: Literal["none", "student", "both"] = "none"
     """Of several processes: each has the whole student and teacher; or a part of the student, its gradients and moments
     (FSDP2); or of the teacher too."""
