@@ -19,11 +19,21 @@ def spread(line: Mapping[str, Any]) -> str:
 
 def show(console: Console, job: Mapping[str, Any]) -> None:
     """The figures of one job."""
-    table = Table("a step", "ms", "median", "95 %", "target", "", "peak, MiB", "of by hand", title=job["title"])
+    table = Table(
+        "a step", "ms", "fastest", "median", "95 %", "target", "", "peak, MiB", "of by hand", title=job["title"]
+    )
     for name, line in job["lines"].items():
         goal = (f"<= {line['target']:g}", line["verdict"]) if "target" in line else ("", "")
         size = (f"{line['peak'] / 2**20:.2f}", f"{line['memory']:.2f}")
-        table.add_row(name, f"{line['milliseconds']:.1f}", f"{line['middle']:.3f}", spread(line), *goal, *size)
+        table.add_row(
+            name,
+            f"{line['milliseconds']:.1f}",
+            f"{line['fastest']:.3f}",
+            f"{line['middle']:.3f}",
+            spread(line),
+            *goal,
+            *size,
+        )
     console.print(table)
 
 

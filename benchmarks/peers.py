@@ -13,6 +13,7 @@ import argparse
 import gc
 import json
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ import torch
 from chart import markdown, plot, show
 from measure import Peak, machine, ratio, verdict, write
 from rich.console import Console
-from side import WARM, Side, by_hand, sided
+from side import Side, by_hand, quiet, sided
 from toolkits import PEERS
 from work import WORKS, Work
 
@@ -56,19 +57,20 @@ class Bench:
 
     def __init__(self, name: str, work: Work, device: torch.device, *, lower: bool = False) -> None:
         self.work, self.device, self.makers = work, device, makers(name, lower)
+        self.each = self.sides()
 
-    def sides(self, work: Work) -> dict[str, tuple[Side, Callable[[], None]]]:
+    def sides(self) -> dict[str, tuple[Side, Callable[[], None]]]:
         """New ones; hookbrew's models keep the attention that they came with."""
         found = {}
         for name, make in self.makers.items():
-            side = sided(work, self.device, eager=name not in (FIT, LOWERED))
+            side = sided(self.work, self.device, eager=name not in (FIT, LOWERED))
             found[name] = side, make(side)
         return found
 
     def check(self) -> dict[str, float]:
         """Raise AssertionError unless all compute the same losses; how far each lies from the loop by hand, at most."""
         losses = {}
-        for name, (side, train) in self.sides(attrs.evolve(self.work, steps=4)).items():
+        for name, (side, train) in self.each.items():
             side.losses.clear()
             train()
             losses[name] = torch.stack(side.losses).float()
@@ -79,28 +81,26 @@ class Bench:
 
     def peaks(self) -> dict[str, int]:
         """The bytes of tensors that each has alive at most in a step, beyond weights, moments and batches."""
-        found = {}
-        for name, (side, train) in self.sides(attrs.evolve(self.work, steps=3)).items():
-            train()  # the optimizer has its moments from here on
-            found[name] = peak(side, train)
-            gc.collect()
-        return found
+        return {name: peak(side, train) for name, (side, train) in self.each.items()}
 
-    def times(self, rounds: int) -> dict[str, list[float]]:
-        """Seconds a step; in each round each begins once, and once the order is turned round."""
-        sides = self.sides(self.work)
-        names, times = [*sides], {name: list[float]() for name in sides}
-        for number in range(-1, rounds):  # one warms up
-            first = max(0, number) * 3 % len(names)
+    def times(self, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+        """Seconds a step, a number for each round, and those of the fastest step.
+
+        In each round another one begins, and every other round goes backwards.
+        """
+        names, times = [*self.each], {name: list[float]() for name in self.each}
+        least = dict.fromkeys(self.each, math.inf)
+        for number in range(rounds):
+            first = number * 3 % len(names)
             order = [*names[first:], *names[:first]]
             for name in order if number % 2 else reversed(order):
-                side, train = sides[name]
+                side, train = self.each[name]
                 side.losses.clear()
                 gc.collect()
                 train()
-                if number >= 0:
-                    times[name].append(side.loader())
-        return times
+                times[name].append(side.loader())
+                least[name] = min(least[name], side.loader.least())
+        return times, least
 
 
 def peak(side: Side, train: Callable[[], None]) -> int:
@@ -108,19 +108,21 @@ def peak(side: Side, train: Callable[[], None]) -> int:
     device = side.loader.device
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
-        side.loader.seen = lambda step: torch.cuda.reset_peak_memory_stats(device) if step == WARM else None
+        side.loader.seen = lambda step: torch.cuda.reset_peak_memory_stats(device) if step == 1 else None
         train()
+        side.loader.seen = quiet
         return torch.cuda.max_memory_allocated(device) - before
     gc.collect()
     there = [found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)]
     with Peak(*there) as seen:
 
         def start(step: int) -> None:
-            if step == WARM:
+            if step == 1:
                 seen.most = 0
 
         side.loader.seen = start
         train()
+    side.loader.seen = quiet
     return seen.most
 
 
@@ -130,9 +132,9 @@ def measured(bench: Bench, rounds: int) -> dict[str, Any]:
     report: dict[str, Any] = {"title": work.title, "target": work.target, "most": work.peak, "lower": work.lower}
     report |= {"rounds": rounds, "steps": work.steps, "away": bench.check(), "lines": {}}
     peaks = bench.peaks()
-    times = bench.times(rounds)
+    times, least = bench.times(rounds)
     for name, each in times.items():
-        found = ratio(each, times[HAND])
+        found = ratio(each, times[HAND])._replace(fastest=least[name] / least[HAND])
         line = found._asdict() | {"seconds": each, "peak": peaks[name], "memory": peaks[name] / peaks[HAND]}
         goal = {FIT: work.target, LOWERED: work.lower}.get(name)
         if goal is not None:

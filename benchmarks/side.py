@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import attrs
@@ -11,13 +12,17 @@ import torch
 from torch import Tensor, nn
 from work import Batch, Work
 
-RATE, WARM = 1e-4, 1
+RATE = 1e-4
 Optimizer = torch.optim.Optimizer
 
 
 def adamw(parameters: Any, *, fused: bool = True) -> Optimizer:
     """What moves the student; by hand as torch has it when nothing is said."""
     return torch.optim.AdamW(parameters, RATE, fused=True) if fused else torch.optim.AdamW(parameters, RATE)
+
+
+def quiet(_: int) -> None:
+    """Nothing is done at a batch."""
 
 
 @attrs.define
@@ -27,7 +32,9 @@ class Loader:
     batches: Sequence[Batch]
     steps: int
     device: torch.device
-    seen: Callable[[int], None] = lambda _: None
+    warm: int = 0
+    """How many of the first steps are left out."""
+    seen: Callable[[int], None] = quiet
     """Called before each batch, with its number."""
     times: list[float] = attrs.field(factory=list)
 
@@ -38,7 +45,7 @@ class Loader:
         self.times.clear()
         for step in range(self.steps):
             self.seen(step)
-            self.times.append(self.now(settled=step in (WARM, self.steps - 1)))
+            self.times.append(self.now(settled=step in (self.warm, self.steps - 1)))
             yield self.batches[step % len(self.batches)]
 
     def now(self, *, settled: bool) -> float:
@@ -50,8 +57,14 @@ class Loader:
         return time.perf_counter()
 
     def __call__(self) -> float:
-        """Seconds a step, without the first."""
-        return (self.times[-1] - self.times[WARM]) / (self.steps - 1 - WARM)
+        """Seconds a step, without the last, after which nobody asks for a batch."""
+        return (self.times[-1] - self.times[self.warm]) / (self.steps - 1 - self.warm)
+
+    def least(self) -> float:
+        """Those of the fastest step; on a GPU, which is not waited for at each, the same as of all."""
+        if self.device.type == "cuda":
+            return self()
+        return min(after - before for before, after in pairwise(self.times[self.warm :]))
 
 
 class Caught(NamedTuple):
@@ -175,4 +188,4 @@ def sided(work: Work, device: torch.device, *, eager: bool = True) -> Side:
     torch.manual_seed(1)
     widths = (student.config.hidden_size, teacher.config.hidden_size) if work.hidden else (0, 0)
     projections = nn.ModuleList(nn.Linear(*widths) for _ in work.hidden).to(device)
-    return Side(work, student, teacher, projections, Loader(work.batches(device), work.steps, device))
+    return Side(work, student, teacher, projections, Loader(work.batches(device), work.steps, device, work.warm))

@@ -67,8 +67,10 @@ class Work:
     """What the teacher gets."""
     hidden: Sequence[tuple[int, int]] = ()
     maps: Sequence[tuple[int, int]] = ()
-    steps: int = 5
-    """Of a round; the first warms up."""
+    steps: int = 4
+    """Of a round."""
+    warm: int = 0
+    """How many of them warm up: where all is small, the first is of another kind."""
     target: float = 1.0
     """At most so much of the CPU time of the loop by hand."""
     peak: float = 1.0
@@ -176,6 +178,7 @@ WORKS = {
         loss=divergence,
         losses=lambda: [hb.loss("kl", temperature=1.0)],
         logits="kl",
+        steps=3,
         target=0.65,
         peak=0.20,
         lower=0.45,
@@ -187,6 +190,7 @@ WORKS = {
         draw=beside,
         told=("stored",),
         steps=9,
+        warm=1,
         target=0.88,
         lower=None,
     ),
@@ -199,6 +203,7 @@ WORKS = {
         inputs=("input",),
         told=("input",),
         steps=201,
+        warm=1,
         target=0.98,
         lower=None,
     ),
