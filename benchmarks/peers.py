@@ -1,7 +1,7 @@
 """What a step costs with others and with us, beside a loop written by hand: the same models, batches and loss.
 
-    python benchmarks/peers.py [--rounds 7] [--jobs logits,matches] [--json FILE] [--plot FILE.png] [--table FILE.md]
-    python benchmarks/peers.py --read ONE.json TWO.json --table FILE.md      # measures nothing: earlier runs in one
+    python benchmarks/peers.py [--rounds 7] [--jobs logits,matches] [--device cuda] [--teacher bf16] [--folder DIR]
+    python benchmarks/peers.py --read ONE.json TWO.json --folder DIR      # measures nothing: puts earlier runs together
 
 Before anything is timed, all must compute the same losses, step by step. Toolkits that are not installed are left out,
 and said so.
@@ -152,10 +152,16 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="2 x 8 tokens: to see that it works")
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--read", nargs="+", metavar="JSON", help="measure nothing; put earlier runs together")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="for peers.json, peers.md and peers.png")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE.png")
     parser.add_argument("--table", metavar="FILE.md")
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    if given.folder:
+        given.folder.mkdir(parents=True, exist_ok=True)
+        for key, end in {"json": "json", "plot": "png", "table": "md"}.items():
+            setattr(given, key, getattr(given, key) or str(given.folder / f"peers.{end}"))
+    return given
 
 
 def versions(console: Console) -> dict[str, str]:

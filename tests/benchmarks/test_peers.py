@@ -68,9 +68,10 @@ def test_what_is_measured(report, job):
 def test_runs_are_put_together(report, tmp_path):
     """Tables and a plot out of earlier runs."""
     pytest.importorskip("matplotlib")
-    table, plot = tmp_path / "peers.md", tmp_path / "peers.png"
-    called("--read", str(report[2]), "--table", str(table), "--plot", str(plot))
-    lines = table.read_text(encoding="utf-8").splitlines()
+    folder = tmp_path / "bench"
+    called("--read", str(report[2]), "--folder", str(folder))
+    assert json.loads((folder / "peers.json").read_text(encoding="utf-8")) == report[0]
+    lines = (folder / "peers.md").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "|  | " + " | ".join(JOBS) + " |"
     assert [line.split(" | ")[0] for line in lines].count("| hookbrew") == 2
-    assert plot.read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "peers.png").read_bytes()[:4] == b"\x89PNG"
