@@ -134,6 +134,23 @@ class Births(TorchDispatchMode):
         return sum(size for where, (ref, size) in self.born.items() if where not in old and not ref.expired())
 
 
+class Peak(Births):
+    """Counts the bytes of all storages that operations have made and that are alive, after each; keeps the most."""
+
+    def __init__(self, *before: torch.Tensor) -> None:
+        super().__init__()
+        self.old = {tensor.untyped_storage()._cdata for tensor in before}
+        self.most = self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = super().__torch_dispatch__(func, types, args, kwargs)
+        for where in [where for where, (ref, _) in self.born.items() if ref.expired()]:
+            del self.born[where]
+        sizes = [size for where, (_, size) in self.born.items() if where not in self.old]
+        self.most, self.largest = max(self.most, sum(sizes)), max(self.largest, *sizes, 0)
+        return output
+
+
 def kept(call: Callable[[], Any], *before: torch.Tensor) -> int:
     """Bytes that a call makes and that are alive while its result is; counted by torch, whoever holds them."""
     with Births() as births:
@@ -158,6 +175,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else name,
+        "cuda": device.type == "cuda",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from measure import Births, Variant, machine, ratio, rounds, write
+from measure import Peak, Variant, machine, ratio, rounds, write
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -65,23 +65,6 @@ def losses(rows: Sequence[int]) -> dict[str, Loss]:
     """The variants by name; rows: sizes of chunks to measure beside that of its own choice."""
     more = {f"kl, chunked, {size} rows": partial(walked, rows=size) for size in rows}
     return {HAND: by_hand, AGAIN: by_hand, DENSE: dense, CHUNKED: walked, **more}
-
-
-class Peak(Births):
-    """Counts the bytes of all storages that operations have made and that are alive, after each; keeps the most."""
-
-    def __init__(self, *before: Tensor) -> None:
-        super().__init__()
-        self.old = {tensor.untyped_storage()._cdata for tensor in before}
-        self.most = self.largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = super().__torch_dispatch__(func, types, args, kwargs)
-        for where in [where for where, (ref, _) in self.born.items() if ref.expired()]:
-            del self.born[where]
-        sizes = [size for where, (_, size) in self.born.items() if where not in self.old]
-        self.most, self.largest = max(self.most, sum(sizes)), max(self.largest, *sizes, 0)
-        return output
 
 
 class Bench:

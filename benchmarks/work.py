@@ -6,11 +6,13 @@ B batch, L tokens, D features, C classes, H heads, V vocabulary. Nothing is padd
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import attrs
 import torch
-from torch import Tensor, nn
+from models import decoders, encoders, perceptrons, stored
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 import hookbrew as hb
@@ -21,7 +23,25 @@ HIDDEN = ((0, 0), (1, 4), (2, 8), (3, 12))
 EARLY = ((0, 0), (1, 2), (2, 4), (3, 6))
 MAPS = ((0, 3), (2, 5))
 """Numbers of the layers whose attentions are matched."""
+TOKENS = ("input_ids", "attention_mask")
 Batch = dict[str, Tensor]
+
+
+def tokens(generator: Generator, size: tuple[int, int], *, words: int, labels: int | None = None) -> Batch:
+    """Words (B, L), all seen, and labels (B,) if there are any."""
+    ids = torch.randint(5, words, size, generator=generator)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return batch if labels is None else batch | {"labels": torch.randint(labels, size[:1], generator=generator)}
+
+
+def beside(generator: Generator, size: tuple[int, int]) -> Batch:
+    """The same, with logits (B, C) that were stored."""
+    return tokens(generator, size, words=5000, labels=4) | {"stored": torch.randn(size[0], 4, generator=generator)}
+
+
+def numbers(generator: Generator, size: tuple[int, int]) -> Batch:
+    """Features (B, D) and labels (B,)."""
+    return {"input": torch.randn(size, generator=generator), "labels": torch.randint(4, size[:1], generator=generator)}
 
 
 @attrs.frozen(kw_only=True)
@@ -31,70 +51,44 @@ class Work:
     title: str
     models: Callable[[], tuple[nn.Module, nn.Module]]
     """New ones, student and teacher, the same in each call."""
-    batch: tuple[int, int]
-    """(B, L)."""
-    words: int
-    """V."""
-    labels: int | None
-    """C; None where labels are the tokens themselves, and nothing reads them."""
-    loss: Callable[[Any, Any, Tensor, nn.ModuleList], Tensor]
+    size: tuple[int, int]
+    """(B, L), or (B, D)."""
+    draw: Callable[[Generator, tuple[int, int]], Batch]
+    """One batch of this size."""
+    loss: Callable[[Any, Any, Tensor | None, nn.ModuleList], Tensor]
     """By hand: from what both models return, the labels, and the projections of the student."""
     losses: Callable[[], list[Any]]
     """The same for `fit`."""
+    logits: Literal["labels", "kl"] | None = None
+    """What is done with logits: soft and hard labels, or KL."""
+    inputs: tuple[str, ...] = TOKENS
+    """What the student gets of a batch."""
+    told: tuple[str, ...] = TOKENS
+    """What the teacher gets."""
     hidden: Sequence[tuple[int, int]] = ()
     maps: Sequence[tuple[int, int]] = ()
+    steps: int = 4
+    """Of a round."""
+    warm: int = 0
+    """How many of them warm up: where all is small, the first is of another kind."""
     target: float = 1.0
     """At most so much of the CPU time of the loop by hand."""
+    peak: float = 1.0
+    """At most so much of its peak of live tensors."""
+    lower: float | None = None
+    """As `target`, with the teacher in bf16."""
 
-    def batches(self) -> list[Batch]:
+    def batches(self, device: torch.device) -> list[Batch]:
         """Two of them."""
         generator = torch.Generator().manual_seed(0)
-        made = []
-        for _ in range(2):
-            ids = torch.randint(5, self.words, self.batch, generator=generator)
-            batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            if self.labels is not None:
-                batch["labels"] = torch.randint(self.labels, self.batch[:1], generator=generator)
-            made.append(batch)
-        return made
+        made = [self.draw(generator, self.size) for _ in range(2)]
+        return [{key: value.to(device) for key, value in batch.items()} for batch in made]
 
     @property
     def asked(self) -> dict[str, bool]:
-        """What a model has to be asked for by hand."""
+        """What a model has to be asked for where nothing hooks into it."""
         wanted = {"output_hidden_states": bool(self.hidden), "output_attentions": bool(self.maps)}
         return {name: True for name, needed in wanted.items() if needed}
-
-
-def bert(width: int, layers: int) -> nn.Module:
-    """A BERT of four heads without dropout, with random weights."""
-    from transformers import BertConfig, BertForSequenceClassification
-
-    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 4}
-    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 4}
-    config = BertConfig(vocab_size=5000, intermediate_size=4 * width, **sizes, **none)
-    return BertForSequenceClassification(config)
-
-
-def gpt(width: int, layers: int) -> nn.Module:
-    """A GPT-2 with a vocabulary of 50k."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    none = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False, "bos_token_id": 0}
-    return GPT2LMHeadModel(
-        GPT2Config(vocab_size=50_000, n_embd=width, n_layer=layers, n_head=4, eos_token_id=0, **none)
-    )
-
-
-def encoders() -> tuple[nn.Module, nn.Module]:
-    """A student of 3 layers, 128 wide, and a teacher of 12, 256 wide."""
-    torch.manual_seed(0)
-    return bert(128, 3), bert(256, 12)
-
-
-def decoders() -> tuple[nn.Module, nn.Module]:
-    """A student of 2 layers, 128 wide, and a teacher of 4, 256 wide."""
-    torch.manual_seed(0)
-    return gpt(128, 2), gpt(256, 4)
 
 
 def soft(own: Tensor, theirs: Tensor) -> Tensor:
@@ -145,12 +139,13 @@ SIZES = "BERT 12 x 256 to 3 x 128, 32 x 64 tokens"
 LABELS = Work(
     title=f"logits: soft and hard labels, {SIZES}",
     models=encoders,
-    batch=(32, 64),
-    words=5000,
-    labels=4,
+    size=(32, 64),
+    draw=partial(tokens, words=5000, labels=4),
     loss=classified,
     losses=labelled,
+    logits="labels",
     target=0.99,
+    lower=0.50,
 )
 WORKS = {
     "logits": LABELS,
@@ -162,24 +157,54 @@ WORKS = {
         hidden=HIDDEN,
         maps=MAPS,
         target=0.97,
+        lower=0.47,
     ),
     "features": attrs.evolve(
         LABELS,
         title=f"features: hidden states and attentions of the lower half alone, {SIZES}",
         loss=matching(EARLY, MAPS),
         losses=lambda: kept(EARLY, MAPS),
+        logits=None,
         hidden=EARLY,
         maps=MAPS,
         target=0.62,
+        lower=0.36,
     ),
     "vocabulary": Work(
         title="vocabulary: KL over 50k words, GPT-2 4 x 256 to 2 x 128, 4 x 256 tokens",
         models=decoders,
-        batch=(4, 256),
-        words=50_000,
-        labels=None,
+        size=(4, 256),
+        draw=partial(tokens, words=50_000),
         loss=divergence,
         losses=lambda: [hb.loss("kl", temperature=1.0)],
+        logits="kl",
+        steps=3,
         target=0.65,
+        peak=0.20,
+        lower=0.45,
+    ),
+    "cached": attrs.evolve(
+        LABELS,
+        title="cached: soft and hard labels, logits stored, BERT 3 x 128, 32 x 64 tokens",
+        models=stored,
+        draw=beside,
+        told=("stored",),
+        steps=9,
+        warm=1,
+        target=0.88,
+        lower=None,
+    ),
+    "tiny": attrs.evolve(
+        LABELS,
+        title="tiny: soft and hard labels, two layers of 64 to two of 32, 8 rows; ours with events, rows and progress",
+        models=perceptrons,
+        size=(8, 32),
+        draw=numbers,
+        inputs=("input",),
+        told=("input",),
+        steps=201,
+        warm=1,
+        target=0.98,
+        lower=None,
     ),
 }

@@ -41,6 +41,6 @@ def test_operations(report):
 
 
 def test_what_is_printed(report):
-    assert set(report[0]["machine"]) == {"date", "device", "threads", "python", "torch"}
+    assert set(report[0]["machine"]) == {"date", "device", "cuda", "threads", "python", "torch"}
     for text in ("4 x 8 tokens; 2 rounds of 100 steps", "by hand again", "operations"):
         assert text in report[1]

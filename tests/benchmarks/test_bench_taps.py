@@ -57,7 +57,7 @@ def test_bytes(report):
 
 def test_fixed_costs(report):
     assert set(report[0]["costs"]) >= {"a hook that records", "install and remove 4 taps", "resolve 4 paths"}
-    assert set(report[0]["machine"]) == {"date", "device", "threads", "python", "torch"}
+    assert set(report[0]["machine"]) == {"date", "device", "cuda", "threads", "python", "torch"}
 
 
 def test_what_is_printed(report):

@@ -36,5 +36,5 @@ def test_bytes(report):
 
 
 def test_what_is_printed(report):
-    assert set(report[0]["machine"]) == {"date", "device", "threads", "python", "torch"}
+    assert set(report[0]["machine"]) == {"date", "device", "cuda", "threads", "python", "torch"}
     assert "500 classes, 2 x 16 tokens; 2 rounds" in report[1]

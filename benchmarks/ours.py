@@ -1,0 +1,62 @@
+"""The jobs of work.py done by hookbrew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from side import Loader, Side, adamw
+from torch import Tensor
+
+import hookbrew as hb
+
+
+class Rows:
+    """Keeps the loss of each step."""
+
+    def __init__(self, kept: list[Tensor]) -> None:
+        self._kept = kept
+
+    def step_end(self, state: hb.State) -> None:
+        """One more."""
+        assert state.loss is not None
+        self._kept.append(state.loss.detach())
+
+
+def distillation(side: Side) -> hb.Distillation:
+    """What is trained; the teacher of the job `cached` is a module that gives back what the batch holds."""
+    return hb.Distillation(side.teacher, side.student, side.work.losses())
+
+
+def train(side: Side) -> Callable[[], None]:
+    """With rows of metrics in a file and with progress, and with the projections that the others have."""
+    run, options = distillation(side), {"epochs": 1, "log_every": 20, "precision": "fp32"}
+    optimizer = adamw(side.student.parameters())
+    if side.projections:
+        still = torch.optim.SGD(side.student.parameters(), 0.0)
+        run.fit(Loader(side.loader.batches, 1, side.loader.device), optimizer=still, **options)
+        made = [module for name, module in run.objective.extras.items() if "Linear" in type(module).__name__]
+        for own, given in zip(made, side.projections, strict=True):
+            own.load_state_dict(given.state_dict())
+    folder = TemporaryDirectory()
+    numbers = count()
+
+    def fit() -> None:
+        callbacks: list[Any] = [Rows(side.losses), hb.callback("metrics"), hb.callback("progress")]
+        output = Path(folder.name) / str(next(numbers))
+        with redirect_stderr(StringIO()):  # else a terminal's own speed is measured
+            run.fit(side.loader, optimizer=optimizer, callbacks=callbacks, output=output, **options)
+
+    return fit
+
+
+def lowered(side: Side) -> Callable[[], None]:
+    """With the teacher in bf16, which its caller casts."""
+    side.teacher.bfloat16()
+    return train(side)
