@@ -8,6 +8,7 @@ itself takes time, and nothing is attached any more when they are over.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -143,7 +144,8 @@ class Profile:
             self._parts.append(self._ruler.step())
         elif isinstance(self._ruler, Labels):
             self._traced += 1
-            self._ruler.step(step + 1)
+            if self._left:
+                self._ruler.step(step + 1)
 
     def _begin(self, kind: str, step: int) -> None:
         """Steps of another kind come."""
@@ -166,7 +168,8 @@ class Profile:
             activity = torch.profiler.ProfilerActivity
             kinds = [activity.CPU, *([activity.CUDA] if device.type == "cuda" else [])]
             self._tracer = torch.profiler.profile(activities=kinds)
-            self._tracer.start()
+            with silent():
+                self._tracer.start()
             self._tracing = True
             self._ruler = Labels()
             self._attached.callback(self._ruler.end, 0)
@@ -240,6 +243,16 @@ class Profile:
             memory=self._memory,
             facts=facts,
         )
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """The profiler does not write its own name to stderr, unless somebody has said what it writes."""
+    with ExitStack() as stack:
+        if "KINETO_LOG_LEVEL" not in os.environ:  # which it reads once, when it is used first
+            os.environ["KINETO_LOG_LEVEL"] = "9"
+            stack.callback(os.environ.pop, "KINETO_LOG_LEVEL", None)
+        yield
 
 
 def peaks(device: torch.device) -> dict[str, int]:

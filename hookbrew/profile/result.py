@@ -149,7 +149,7 @@ def above(result: Result) -> list[str]:
     if result.plain is not None:
         times, middle = result.plain
         rate = f", {result.rate:,.0f} samples/s" if result.rate else ""
-        said.append(f"as it runs, a step takes {number(middle)} ms{rate} (median of {times}, without what follows)")
+        said.append(f"as it runs, a step takes {number(middle)} ms{rate} (median of {times}, nothing attached)")
     return said
 
 
@@ -158,6 +158,8 @@ def below(result: Result) -> list[str]:
     said = [
         f"apart: {group} {number(spent)} ms in {times} of these steps" for group, (times, spent) in result.apart.items()
     ]
+    if result.traced is not None:
+        said.append(f"traced and not timed: steps {result.traced[0]} to {result.traced[1]}")
     if result.memory:
         kinds = {"allocated": "allocated on the device", "resident": "resident size of the process"}
         told = [f"{kinds[kind]} {size / 2**20:,.0f} MiB" for kind, size in result.memory.items()]
