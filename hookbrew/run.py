@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hookbrew.loop import Loop, State, chosen, finite, mix
 from hookbrew.plan import Stage, placed, planned, root, written
 from hookbrew.plugin import Catalogue
 from hookbrew.prepare import Prepared, Shelf, looped, prepare
+from hookbrew.profile import Profiling
 from hookbrew.ranks import Ranks, joined, leading, world
 from hookbrew.resume import LEVELS, Level, Resumed, compared, facts, newest, require_pace, require_run
 from hookbrew.shield import shielded
@@ -60,13 +61,16 @@ def run(
     going: bool = False,
     quiet: bool = False,
     say: Callable[[str], object] = log.info,
+    profile: Profiling | None = None,
 ) -> State:
     """The whole run of a configuration file: all checks, then training; returns the last state.
 
     sets: `key=value` settings that go over the file's. overwrite replaces an earlier run's folder, after all checks of
     this one have passed; going goes on with that run instead, if it has a checkpoint. say is told which of several
-    stages begins. Raises ConfigError and the other errors of `hookbrew.errors`, PreemptedError after a signal; an
-    exception of a plugin or of the user's code passes through, noted.
+    stages begins. profile: measure some steps of each stage on the way.
+
+    Raises ConfigError and the other errors of `hookbrew.errors`, PreemptedError after a signal; an exception of a
+    plugin or of the user's code passes through, noted.
     """
     document = read(path, sets)
     plan = planned(document, catalogue, quiet=quiet or not leading())
@@ -74,7 +78,7 @@ def run(
     with together(plan) as ranks:
         if going and ranks.first((output / folder.STATUS).is_file):
             if ranks.first(lambda: newest([stage.experiment for stage in plan]))[1] is not None:
-                return continued(document, plan, catalogue=catalogue, changed=True, say=say)
+                return continued(document, plan, catalogue=catalogue, changed=True, say=say, profile=profile)
             overwrite = True  # there is nothing yet that could be lost
         ranks.first(lambda: folder.refuse(output, overwrite=overwrite))
         with built(plan, catalogue) as made:
@@ -82,7 +86,7 @@ def run(
             files = described(document, plan, catalogue)
             ranks.first(lambda: folder.create(output, overwrite=overwrite))
             with held(output, ranks), hinted(output):
-                trained(plan, loops, files=files, say=say)
+                trained(plan, loops, files=files, say=say, profile=profile)
     return loops[-1].state
 
 
@@ -104,6 +108,7 @@ def resume(
     require: Level = "weights",
     quiet: bool = False,
     say: Callable[[str], object] = log.info,
+    profile: Profiling | None = None,
 ) -> State:
     """Go on with the run in a folder from its newest checkpoint that is whole; returns the last state.
 
@@ -114,7 +119,10 @@ def resume(
     document = read(require_run(output), [*sets, f"output={json.dumps(str(output))}"])
     plan = planned(document, catalogue, quiet=quiet or not leading())
     with together(plan):
-        return continued(document, plan, catalogue=catalogue, require=require, changed=bool(sets), say=say)
+        changed = bool(sets)
+        return continued(
+            document, plan, catalogue=catalogue, require=require, changed=changed, say=say, profile=profile
+        )
 
 
 def continued(
@@ -125,6 +133,7 @@ def continued(
     require: Level = "weights",
     changed: bool,
     say: Callable[[str], object],
+    profile: Profiling | None,
 ) -> State:
     """Train on from the newest checkpoint; changed: whether the configuration may be another than it was."""
     output, ranks = root(plan), world()
@@ -144,7 +153,8 @@ def continued(
             checkpoint = attrs.evolve(checkpoint, facts={**checkpoint.facts, "stop_reason": None})
         files = {"resolved.toml": written(plan)} if changed else {}
         with hinted(output):
-            trained(plan, loops, files=files, say=say, place=place, resumed=Resumed(checkpoint, match.level))
+            resumed = Resumed(checkpoint, match.level)
+            trained(plan, loops, files=files, say=say, place=place, resumed=resumed, profile=profile)
     return loops[-1].state
 
 
@@ -183,6 +193,7 @@ def trained(
     say: Callable[[str], object],
     place: int = 0,
     resumed: Resumed | None = None,
+    profile: Profiling | None = None,
 ) -> None:
     """Train one stage after the other, from `place` on, that from a checkpoint if there is one."""
     output = root(plan)
@@ -202,7 +213,8 @@ def trained(
                 with inside(stage, loop.state):
                     other = [rank] if (rank := loop.ranks.rank) else []
                     sow(mix(stage.experiment.seed, "train", *named.values(), *other))
-                    loop.run(here.checkpoint if here else None)
+                    with profile.around(loop, stage.experiment.output) if profile else nullcontext():
+                        loop.run(here.checkpoint if here else None)
             loop.optimizer.state.clear()  # nobody asks for it again, and it is twice as large as the student
 
 

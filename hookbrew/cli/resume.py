@@ -8,7 +8,7 @@ import click
 
 from hookbrew.cli.context import Context
 from hookbrew.cli.run import finished
-from hookbrew.cli.settings import settings
+from hookbrew.cli.settings import profiled, profiling, settings
 
 if TYPE_CHECKING:
     from hookbrew.resume import Level
@@ -24,9 +24,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="Refuse a worse match: exact, equal bit for bit; data, no sample repeated or left out; weights, anything.",
 )
+@profiled
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.pass_obj
-def resume(context: Context, run: str, sets: tuple[str, ...], require: Level, quiet: bool) -> None:
+def resume(
+    context: Context,
+    run: str,
+    sets: tuple[str, ...],
+    require: Level,
+    profile: bool,
+    profile_steps: int | None,
+    quiet: bool,
+) -> None:
     """Go on with the run in a folder.
 
     From its newest checkpoint that is whole; what matches and what does not is printed first. A run that is done only
@@ -42,4 +51,6 @@ def resume(context: Context, run: str, sets: tuple[str, ...], require: Level, qu
         if not quiet and leading():
             click.echo(line, err=True)
 
-    finished(train(run, sets, catalogue=context.catalogue(), require=require, quiet=quiet, say=say))
+    measured = profiling(profile, profile_steps)
+    catalogue = context.catalogue()
+    finished(train(run, sets, catalogue=catalogue, require=require, quiet=quiet, say=say, profile=measured))

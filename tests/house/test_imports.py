@@ -21,7 +21,7 @@ ORDER = [
     ("surgery",),
     ("objective", "size"),
     ("loop",),
-    ("cache",),
+    ("cache", "profile"),
     ("request",),
     ("factory", "groups", "earlier"),
     ("distillation",),
