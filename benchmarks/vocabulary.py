@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from hookbrew.objective import Side
 from hookbrew_plugins.losses import kl
 from hookbrew_plugins.losses.chunked import chunked
-from hookbrew_plugins.losses.walk import Side, Term
+from hookbrew_plugins.losses.walk import Term
 
 HAND, AGAIN, DENSE, CHUNKED = "by hand", "by hand again", "kl, dense", "kl, chunked"
 RATE = 1e-4

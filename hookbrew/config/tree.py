@@ -213,6 +213,9 @@ class Train:
     """`auto` takes CUDA, then MPS, then the CPU; or a device as torch writes it: `cuda:1`."""
     stop_teacher: bool = True
     """Where no loss reads the teacher's output, let it stop after the last layer that one reads."""
+    chunked: bool | Literal["auto"] = "auto"
+    """Compute losses on logits in chunks of rows, from hidden states and output heads: the whole logits are never made.
+    `auto` does so where they are large, false never; true refuses losses and models that need them whole."""
     shard: Literal["none", "student", "both"] = "none"
     """Of several processes: each has the whole student and teacher; or a part of the student, its gradients and moments
     (FSDP2); or of the teacher too."""

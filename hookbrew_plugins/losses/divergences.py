@@ -16,7 +16,9 @@ import torch
 from attrs import validators
 from torch import Tensor
 
+from hookbrew.objective import Chunked
 from hookbrew.plugin import fraction, options, positive
+from hookbrew_plugins.losses.chunked import told
 from hookbrew_plugins.losses.soften import Temperature, divergence, expected, softened, squared, summed
 from hookbrew_plugins.losses.teaching import Taught
 
@@ -37,6 +39,12 @@ class Softened:
         made = partial(loss, temperature=self.temperature, t_squared=self.t_squared, standardize=self.standardize)
         return partial(made, **own)
 
+    def walked(self, loss: str, share: float | None = None) -> Chunked | None:
+        """What a loss with these options tells of its chunked form; standardized rows have none."""
+        if self.standardize:
+            return None
+        return told(loss, temperature=self.temperature, t_squared=self.t_squared, share=share)
+
 
 @options
 class KL(Taught):
@@ -50,6 +58,10 @@ class KL(Taught):
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask, and labels with `probability_shift`."""
         return self.around(kl)
+
+    def chunked(self) -> Chunked | None:
+        """From hidden states and heads, where no option looks at whole rows."""
+        return self.walked("kl")
 
 
 @options
@@ -65,6 +77,10 @@ class RKL(Softened):
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask."""
         return self.softly(rkl)
+
+    def chunked(self) -> Chunked | None:
+        """From hidden states and heads, where rows are not standardized."""
+        return self.walked("rkl")
 
 
 @options
@@ -85,6 +101,10 @@ class JSD(Softened):
         """The loss, as a function of student, teacher and mask."""
         return self.softly(jsd, beta=self.beta)
 
+    def chunked(self) -> Chunked | None:
+        """From hidden states and heads, where rows are not standardized."""
+        return self.walked("jsd", self.beta)
+
 
 @options
 class SKL(Softened):
@@ -102,6 +122,10 @@ class SKL(Softened):
         """The loss, as a function of student, teacher and mask."""
         return self.softly(skl, skew=self.skew)
 
+    def chunked(self) -> Chunked | None:
+        """From hidden states and heads, where rows are not standardized."""
+        return self.walked("skl", self.skew)
+
 
 @options
 class SRKL(Softened):
@@ -118,6 +142,10 @@ class SRKL(Softened):
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask."""
         return self.softly(srkl, skew=self.skew)
+
+    def chunked(self) -> Chunked | None:
+        """From hidden states and heads, where rows are not standardized."""
+        return self.walked("srkl", self.skew)
 
 
 @options

@@ -183,6 +183,7 @@ def test_every_default_is_said_and_nothing_that_is_none(structured, good):
         'out_of_memory = "stop"',
         'device = "auto"',
         "stop_teacher = true",
+        'chunked = "auto"',
         'shard = "none"',
         "timeout = 600.0",
         'compile = "none"',
