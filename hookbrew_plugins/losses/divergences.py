@@ -20,6 +20,7 @@ from hookbrew.objective import Chunked
 from hookbrew.plugin import fraction, options, positive
 from hookbrew_plugins.losses.chunked import told
 from hookbrew_plugins.losses.soften import Temperature, divergence, expected, softened, squared, summed
+from hookbrew_plugins.losses.sparing import sparing
 from hookbrew_plugins.losses.teaching import Taught
 
 
@@ -167,6 +168,7 @@ class TVD:
         return partial(tvd, temperature=self.temperature, standardize=self.standardize)
 
 
+@sparing
 def kl(
     student: Tensor,
     teacher: Tensor,
@@ -188,6 +190,7 @@ def kl(
     return expected(log_p.exp(), log_p - log_q, mask, squared(temperature, t_squared))
 
 
+@sparing
 def rkl(
     student: Tensor,
     teacher: Tensor,
@@ -206,6 +209,7 @@ def rkl(
     return expected(log_q.exp(), log_q - log_p, mask, squared(temperature, t_squared))
 
 
+@sparing
 def jsd(
     student: Tensor,
     teacher: Tensor,
@@ -230,6 +234,7 @@ def jsd(
     return summed(parts, mask, squared(temperature, t_squared))
 
 
+@sparing
 def skl(
     student: Tensor,
     teacher: Tensor,
@@ -248,6 +253,7 @@ def skl(
     return summed(divergence(log_p, mixed(log_p, log_q, skew)), mask, squared(temperature, t_squared))
 
 
+@sparing
 def srkl(
     student: Tensor,
     teacher: Tensor,
@@ -277,8 +283,7 @@ def tvd(
     """T / 2 sum_c |p_c - q_c|, mean over valid positions, a scalar, at T = 1 from 0 to 1.
 
     student, teacher: logits (B, C) or (B, L, C); the teacher receives no gradient. mask: bool (B,) or (B, L).
-    standardize: see `standardized`.
-    Wen et al. 2023, f-Divergence Minimization for Sequence-Level Knowledge Distillation.
+    standardize: see `standardized`. Wen et al. 2023, f-Divergence Minimization for Sequence-Level Distillation.
 
     Raises ObjectiveError when the shapes do not fit.
     """

@@ -14,6 +14,7 @@ from torch import Tensor
 from hookbrew.objective import Chunked, valid_mean
 from hookbrew.plugin import options, positive
 from hookbrew_plugins.losses.soften import Temperature, expected, squared, tempered
+from hookbrew_plugins.losses.sparing import sparing
 from hookbrew_plugins.losses.teaching import Taught
 
 
@@ -59,6 +60,7 @@ class KDMSE(Taught):
         return self.around(kd_mse)
 
 
+@sparing
 def kd_ce(
     student: Tensor,
     teacher: Tensor,
