@@ -130,6 +130,7 @@ class Step:
 
     def seen(self, state: State, batch: Batch) -> None:
         """Both models run on a batch."""
+        state.student_out = state.teacher_out = None  # those of the batch before are as large as these
         self.objective.forward(batch)
         state.student_out, state.teacher_out = self.objective.outputs
         self.dispatch.fire("forward_end", state)

@@ -55,8 +55,7 @@ class Objective:
     ) -> None:
         """at: where data, losses and teachers stand in the configuration, as `tasks.trec.`."""
         self.student, self.teachers, self._at = student, called(teacher), at
-        self.teacher = joined(self.teachers)
-        self.names = names or Names()
+        self.teacher, self.names = joined(self.teachers), names or Names()
         if not losses:
             raise ConfigError([Problem(f"{at}losses", "there is none: nothing would be trained")])
         self.sources = sourced(losses, self.teachers, self.names, at)
@@ -126,7 +125,8 @@ class Objective:
 
     def forward(self, batch: Mapping[str, Any]) -> None:
         """Run all models on a batch, the teachers without gradient, and keep what the taps see."""
-        outputs = {}
+        self._view.forget()
+        self.outputs, outputs = (None, None), {}
         with torch.no_grad(), kept(self.teacher) if self._shared else nullcontext():
             if self._shared and self.teacher is not None:  # what the student trains is in training mode, for them too
                 self.teacher.eval()

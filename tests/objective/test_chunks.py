@@ -297,3 +297,33 @@ def test_a_later_measure_decides_anew(measured, batch):
         made.measure(batch, chunked=False)
     assert made.stops == {}
     torch.testing.assert_close(stepped(made, [batch], 0.0), chunks, **CLOSE)
+
+
+def fitted(pack, batch, **options):
+    """A student after a training that accumulates and evaluates, and what the evaluations saw."""
+    torch.manual_seed(0)
+    teacher, student, seen = gpt2(16).double(), gpt2(8).double(), []
+
+    class Watch:
+        def eval_batch_end(self, state):
+            seen.append(state.logits.detach())
+
+    run = hb.Distillation(teacher, student, TABLES["scheduled"], catalogue=pack, causal=True)
+    parts = [{key: value[rows] for key, value in batch.items()} for rows in ([0, 1], [2], [3, 0], [1, 2])]
+    run.fit(
+        parts, epochs=2, accumulate=2, clip_grad_norm=0.1, evaluate=parts[:1], evaluate_every=2, callbacks=[Watch()],
+        optimizer=torch.optim.SGD(student.parameters(), 0.5), **options
+    )  # fmt: skip
+    return run, [*student.parameters(), *seen]
+
+
+def test_a_training_comes_to_the_same_student(pack, batch):
+    _, whole = fitted(pack, batch, chunked=False)
+    run, chunks = fitted(pack, batch, chunked=True)
+    assert run.objective.stops == {"student": "lm_head:in", "teacher": "lm_head:in"}
+    torch.testing.assert_close(chunks, whole, **CLOSE)
+
+
+def test_the_key_of_a_training_is_told_apart(pack, batch):
+    with pytest.raises(ConfigError, match="fit: chunked: expected true or false or the string 'auto'"):
+        fitted(pack, batch, chunked="always")
