@@ -3,8 +3,9 @@
     python benchmarks/vocabulary.py [--rounds 12] [--rows 32,128,256] [--tiny] [--json FILE]
 
 A step of forward KL on all tokens, from a GPT-2 of 4 layers of 256 to one of 2 layers of 128, 50,000 classes, 4 x 256
-tokens, with fused AdamW. Before anything is timed, all variants must have computed the same loss and gradients; the
-peak of the tensors alive at once is counted, not measured.
+tokens, with fused AdamW; then whole trainings by `fit`, the look at the first batch and evaluation's taps included.
+Before anything is timed, all variants must have computed the same loss and gradients, and all trainings the same
+student; the peak of the tensors alive at once is counted, not measured.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
+from random import Random
 from typing import Any
 
 import torch
+from loop import Clocked
 from measure import Peak, Variant, machine, ratio, rounds, write
 from rich.console import Console
 from rich.table import Table
@@ -25,11 +28,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import hookbrew as hb
+from hookbrew.objective import Side
 from hookbrew_plugins.losses import kl
 from hookbrew_plugins.losses.chunked import chunked
-from hookbrew_plugins.losses.walk import Side, Term
+from hookbrew_plugins.losses.walk import Term
 
 HAND, AGAIN, DENSE, CHUNKED = "by hand", "by hand again", "kl, dense", "kl, chunked"
+FITS = {"by hand": None, "by hand again": None, "fit, whole logits": False, "fit, chunked": True}
+"""Whole trainings by name: by hand, or `fit` with the key `chunked` of its training."""
+STEPS = 5
+"""Of a training; the first two are not timed."""
 RATE = 1e-4
 Loss = Callable[[Side, Side], Tensor]
 
@@ -119,6 +128,46 @@ class Bench:
             self.step(loss, student, optimizer)
         return seen.most, seen.largest
 
+    def train(self, chunked: bool | None, steps: int = STEPS) -> tuple[nn.Module, Clocked]:
+        """A training by `fit`, or by hand for None: its student, and the times of its steps."""
+        student, loader = deepcopy(self.student), Clocked([{"input_ids": self.ids}], steps)
+        optimizer = torch.optim.AdamW(student.parameters(), RATE, fused=True)
+        if chunked is None:
+            for _ in loader:
+                self.step(by_hand, student, optimizer)
+        else:
+            run = hb.Distillation(self.teacher, student, [hb.loss("kl", temperature=1)])
+            run.fit(loader, steps=steps, optimizer=optimizer, chunked=chunked, log_every=1000)
+        return student, loader
+
+    def check_trainings(self) -> None:
+        """AssertionError where trainings do not come to the same student."""
+        students = [self.train(chunked, 3)[0] for chunked in dict.fromkeys(FITS.values())]
+        for student in students[1:]:
+            for ours, theirs in zip(student.parameters(), students[0].parameters(), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=RATE / 10)
+
+    def peak_of_training(self, chunked: bool | None) -> tuple[int, int]:
+        """Bytes alive at most during a training, beyond weights and moments, and those of the largest tensor."""
+        before = [*self.student.parameters(), *self.teacher.parameters(), *self.teacher.buffers(), self.ids]
+        own = sum(parameter.nbytes for parameter in self.student.parameters())
+        with Peak(*before) as seen:
+            self.train(chunked, 3)
+        return seen.most - 3 * own, seen.largest
+
+
+def trainings(bench: Bench, count: int) -> dict[str, Any]:
+    """All trainings: seconds a step, in rounds of which each has an order of its own."""
+    draw, times = Random(0), {name: list[float]() for name in FITS}
+    for _ in range(count):
+        for name in draw.sample([*FITS], len(FITS)):
+            times[name].append(bench.train(FITS[name])[1]())
+    report: dict[str, Any] = {}
+    for name, wanted in FITS.items():
+        most, largest = bench.peak_of_training(wanted)
+        report[name] = ratio(times[name], times[HAND])._asdict() | {"peak": most, "largest": largest}
+    return report
+
 
 def measured(bench: Bench, count: int) -> dict[str, Any]:
     """All variants."""
@@ -164,11 +213,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     bench = Bench(losses(given.rows), given.device, tiny=given.tiny)
     bench.check()
+    bench.check_trainings()
     settings = {key: value for key, value in os.environ.items() if key.startswith(("MALLOC_", "GLIBC_"))}
     report = {"machine": machine(given.device), "allocator": settings, "steps": measured(bench, given.rounds)}
+    report["trainings"] = trainings(bench, given.rounds)
     classes, (batch, length) = bench.student.config.vocab_size, bench.ids.shape
     title = f"{classes} classes, {batch} x {length} tokens; {given.rounds} rounds; allocator {settings or 'as it is'}"
-    show(Console(width=None if sys.stdout.isatty() else 130), title, report["steps"])
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    show(console, title, report["steps"])
+    show(console, f"whole trainings of {STEPS} steps", report["trainings"])
     write(given.json, report)
 
 

@@ -68,6 +68,8 @@ def models(prepared: Prepared) -> str:
             lines.append(f"{at}{who} {type(model).__name__}, {size(model)}; gets {words.several(part.received(name))}")
             if name in part.stops:
                 lines.append(f"{at}{who} stops {stop(unwrap(model), part.stops[name])}")
+        if part.plan.note is not None:
+            lines.append(f"{at}large logits are made whole: {part.plan.note}")
     return "\n".join(lines)
 
 
@@ -82,7 +84,9 @@ def edits(prepared: Prepared) -> str:
 
 
 def stop(model: nn.Module, path: str) -> str:
-    """Where a teacher stops, in layers of the stack that the module lies in: `after layer 6 of 12 (...)`."""
+    """Where a model stops, in layers of the stack that the module lies in: `after layer 6 of 12 (...)`."""
+    if path.endswith(":in"):
+        return f"before {path.removesuffix(':in')}"
     names = path.split(".")
     for place, name in enumerate(names):
         if name.isdigit() and place:
@@ -103,6 +107,7 @@ def terms(objective: Objective | Tasks) -> str:
     """One line for each term: what it compares with what, counted how, masked by what."""
     return "\n".join(
         f"{task}{'/' * bool(task)}{term.name}: {part.described(term)}, a mean over {term.scope.counts}"
+        + (", in chunks" if ("student", term.source.path) in part.plan.heads else "")
         + (", each of the next token" if term.scope.shifted else "")
         + (f", {type(term.projection).__name__} projection" if term.projection is not None else "")
         for task, part in objective.parts.items()

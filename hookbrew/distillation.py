@@ -218,7 +218,7 @@ class Distillation:
             batches = feed.first()
             for batch in batches:
                 part = next(split(batch, -(-size_of(batch) // parts)))
-                self.objective.measure(moved(part, device), stop=train.stop_teacher)
+                self.objective.measure(moved(part, device), stop=train.stop_teacher, chunked=train.chunked)
         owned(self.objective)
         return batches
 

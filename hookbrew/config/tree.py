@@ -216,6 +216,9 @@ class Train:
     teacher_precision: Literal["same", "bf16", "fp16"] = "same"
     """`bf16` or `fp16` casts the teacher's matrices: half the memory, and faster where the device computes in them.
     What it gives is rounded so; losses are computed in fp32 all the same."""
+    chunked: bool | Literal["auto"] = "auto"
+    """Compute losses on logits in chunks of rows, from hidden states and output heads: the whole logits are never made.
+    `auto` does so where they are large, false never; true refuses losses and models that need them whole."""
     shard: Literal["none", "student", "both"] = "none"
     """Of several processes: each has the whole student and teacher; or a part of the student, its gradients and moments
     (FSDP2); or of the teacher too."""

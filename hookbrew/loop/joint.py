@@ -30,11 +30,11 @@ LEFT_OUT = (
 class Joint(nn.Module):
     """All that is trained, and a function of a batch that uses it."""
 
-    def __init__(self, student: nn.Module, extras: nn.Module, call: Callable[..., Tensor]) -> None:
+    def __init__(self, student: nn.Module, extras: nn.Module, call: Callable[..., Any]) -> None:
         super().__init__()
         self.student, self.extras, self._call = student, extras, call
 
-    def forward(self, *given: Any) -> Tensor:
+    def forward(self, *given: Any) -> Any:
         """What the function gives; of nothing, zero times all that is trained."""
         if given:
             return self._call(*given)
@@ -78,17 +78,16 @@ class Replica:
             self._wrapped().backward()
             self.joint.zero_grad(set_to_none=True)
 
-    def run(self, call: Callable[..., Tensor], *given: Any) -> Tensor:
+    def run(self, call: Callable[..., Any], *given: Any) -> Any:
         """What `call` gives, through the wrapper if there is one, which calls the same function."""
         if self._wrapped is None:
             return call(*given)
         try:
-            sums: Tensor = self._wrapped(*given)
+            return self._wrapped(*given)
         except RuntimeError as error:
             if "finished reduction" in str(error):
                 error.add_note(LEFT_OUT)
             raise
-        return sums
 
     def waiting(self, *, last: bool) -> AbstractContextManager[None]:
         """Forward and backward inside: gradients are averaged once a step, with those of its last batch."""
@@ -129,7 +128,7 @@ def bare(student: nn.Module, extras: nn.Module) -> list[nn.Parameter]:
     return [p for p in trained if id(p) not in known and not hasattr(p, "device_mesh")]
 
 
-def replicated(objective: Trainable, state: State, call: Callable[..., Tensor], *, halve: bool, fresh: bool) -> Replica:
+def replicated(objective: Trainable, state: State, call: Callable[..., Any], *, halve: bool, fresh: bool) -> Replica:
     """What averages the gradients of a training; a student that the user wrapped does it itself.
 
     state: says which processes there are, and whether steps leave parts of the student out.

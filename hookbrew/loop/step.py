@@ -26,7 +26,6 @@ from hookbrew.loop.state import State
 from hookbrew.loop.trainable import Trainable
 from hookbrew.loop.training import Training
 from hookbrew.loop.update import Update
-from hookbrew.objective import Vector
 from hookbrew.ranks import Ranks
 
 log = logging.getLogger("hookbrew")
@@ -47,7 +46,6 @@ class Step:
     """Whether a forward pass that is out of memory is made again with half the samples, now and from now on."""
     replica: Replica = attrs.field(factory=Replica)
     """What averages gradients over processes."""
-    _weights: Vector = attrs.field(init=False, factory=Vector)
 
     def __call__(self, state: State, group: Sequence[Batch]) -> None:
         """Forward, backward and update; raises NonFiniteError before an update that would spoil the weights."""
@@ -124,14 +122,15 @@ class Step:
         found = self.objective.counts(batch, size_of(batch), device)
         return found if counted(batch) else torch.zeros_like(found)
 
-    def forward(self, state: State, batch: Batch, counts: Tensor) -> Tensor:
-        """The sums of all terms for a batch, (terms,)."""
+    def forward(self, state: State, batch: Batch, counts: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch's part of the loss, and the sums of all terms, detached, (terms,)."""
         with self.autocast():
             self.seen(state, batch)
-            return self.objective.sums(batch, counts, state.progress)
+            return self.objective.part(batch, counts, totals, state.progress)
 
     def seen(self, state: State, batch: Batch) -> None:
         """Both models run on a batch."""
+        state.student_out = state.teacher_out = None  # those of the batch before are as large as these
         self.objective.forward(batch)
         state.student_out, state.teacher_out = self.objective.outputs
         self.dispatch.fire("forward_end", state)
@@ -150,12 +149,10 @@ class Step:
         """
         state.see(batch)
         self.dispatch.fire("batch_ready", state)
-        sums = self.replica.run(self.forward, state, batch, counts)
-        weights = self._weights.of(self.objective.weights(state.progress), sums.device, sums.dtype)
-        state.loss = torch.dot(sums, weights / totals.to(sums.dtype))
+        state.loss, sums = self.replica.run(self.forward, state, batch, counts, totals)
         # gradients are averaged over processes, and are to be summed
         self.descend(state, state.loss if state.ranks.size == 1 else state.loss * state.ranks.size)
-        return state.loss.detach(), sums.detach()
+        return state.loss.detach(), sums
 
     def diagnosis(self, parts: Parts, ranks: Ranks) -> str:
         """The mean of each loss in this step, in words."""

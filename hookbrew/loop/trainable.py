@@ -51,8 +51,8 @@ class Trainable(Protocol):
     def forward(self, batch: Batch) -> None:
         """Run both models."""
 
-    def sums(self, batch: Batch, counts: Tensor, progress: float) -> Tensor:
-        """Sums over the valid elements of the batch that `forward` saw, (terms,)."""
+    def part(self, batch: Batch, counts: Tensor, totals: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Of a step, the loss of the batch that `forward` saw, and its sums over valid elements, detached, (terms,)."""
 
     def weighed(self, batch: Batch, samples: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of a step that has no batch but the one that `forward` saw, and its sums and counts, (terms,)."""

@@ -1,5 +1,6 @@
 """Taps, losses, projections and weights become one scalar and its named parts."""
 
+from hookbrew.objective.chunk import Chunked, Side
 from hookbrew.objective.glance import glance
 from hookbrew.objective.hard import hard
 from hookbrew.objective.inputs import TASK, Names, accepted, parted
@@ -12,9 +13,11 @@ from hookbrew.objective.vector import Vector
 
 __all__ = [
     "TASK",
+    "Chunked",
     "Made",
     "Names",
     "Objective",
+    "Side",
     "Tasks",
     "Teachers",
     "Vector",

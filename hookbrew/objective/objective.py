@@ -22,14 +22,15 @@ from hookbrew.objective.align import Seen
 from hookbrew.objective.given import Given, aligned
 from hookbrew.objective.inputs import Inputs, Names, parted
 from hookbrew.objective.measure import built, require_reach
+from hookbrew.objective.plan import Plan, Wanted, planned
 from hookbrew.objective.ranks import join
 from hookbrew.objective.source import sourced
 from hookbrew.objective.teachers import called, joined, labelled, require_order, unused
-from hookbrew.objective.term import Term, counted, learned
+from hookbrew.objective.term import Term, learned
 from hookbrew.objective.tokens import require_doubled
-from hookbrew.objective.vector import Vector, weighted
+from hookbrew.objective.value import Values, weights
 from hookbrew.objective.view import View
-from hookbrew.taps import resharded, synced, tether
+from hookbrew.taps import resharded, synced
 
 Teachers = nn.Module | Mapping[str, nn.Module] | None
 """None, one, or several by name."""
@@ -54,25 +55,25 @@ class Objective:
     ) -> None:
         """at: where data, losses and teachers stand in the configuration, as `tasks.trec.`."""
         self.student, self.teachers, self._at = student, called(teacher), at
-        self.teacher = joined(self.teachers)
-        self.names = names or Names()
-        self._given = Given(self.names, merge or Merge())
+        self.teacher, self.names = joined(self.teachers), names or Names()
         if not losses:
             raise ConfigError([Problem(f"{at}losses", "there is none: nothing would be trained")])
         self.sources = sourced(losses, self.teachers, self.names, at)
         self.idle = unused(self.teachers, self.sources, at)
-        require_order(student, labelled(self.sources, self._given.merge), self.names, at)
+        require_order(student, labelled(self.sources, merge or Merge()), self.names, at)
         self.terms: tuple[Term, ...] = ()
+        self.plan = Plan()
         self.extras = nn.ModuleDict()
         """What is trained besides the student: projections and losses that learn."""
         self.outputs: tuple[Any, Any] = (None, None)
-        """What student and teacher returned for the last batch; of several teachers by name."""
+        """What student and teacher returned for the last batch; of several teachers by name. None if it was stopped."""
         kept = (*self.names.kept, self.names.index) if self.indexed else self.names.kept
         self._inputs = Inputs(kept, self.names.mask)
         self._shared = not {m for t in self.teachers.values() for m in t.modules()}.isdisjoint(student.modules())
-        self._synced, self.leaves = synced(student), set[int]()  # leaves: ids of what a batch's loss reaches
-        self._vector = Vector()
+        self.leaves = set[int]()  # ids of what a batch's loss reaches
         self._view = View(self.models, self.sources, self.names.logits, at)
+        output = (lambda: self.outputs[0]) if synced(student) else None
+        self._values = Values(self._view, Given(self.names, merge or Merge()), output)
 
     @property
     def parts(self) -> dict[str, Objective]:
@@ -98,31 +99,34 @@ class Objective:
                 self.teacher.eval()
             yield
 
-    def measure(self, batch: Mapping[str, Any], *, stop: bool = True) -> None:
+    def measure(self, batch: Mapping[str, Any], *, stop: bool = True, chunked: Wanted = "auto") -> None:
         """Pass one batch through all models, build what depends on sizes, and refuse what cannot work.
 
         stop: let later forwards of a teacher end with the last tensor that a loss reads, if none reads its output.
+        chunked: as `planned`.
         Weights, modes and random states stay as they are. Raises ConfigError, DataError.
         """
         self._inputs.settle(self.models, batch)
         require_doubled(batch, self.names, self._at)
+        inputs = partial(self._inputs.of, batch=batch)
         with evaluating(self.student, self.teacher):
-            self._view.settle(partial(self._inputs.of, batch=batch))
-            self._view.stop(allowed=stop)
+            self.plan = self._values.plan = planned(chunked, self.sources, self.models, inputs, self.names)
+            self._view.prepare(self.plan.selectors, inputs, stop=stop)
             self.forward(batch)
-        terms = self.terms or built(self.sources, self._view.read, batch, self.names)
+        terms = self.terms or built(self.sources, self._values.read, batch, self.names)
         self.extras.update(learned(terms))
         with kept(self.extras):
             self.extras.eval()  # a loss that remembers samples learns nothing from a look
             seen = Seen(batch)
-            self.leaves = require_reach(terms, lambda term: self._evaluated(term, seen, 0.0))
+            self.leaves = require_reach(terms, lambda term: self._values.one(term, seen, 0.0))
         if not self.terms:
             join(self.extras, self.student)  # some losses have parameters only since they were evaluated
             self.terms = terms
 
     def forward(self, batch: Mapping[str, Any]) -> None:
         """Run all models on a batch, the teachers without gradient, and keep what the taps see."""
-        outputs = {}
+        self._view.forget()
+        self.outputs, outputs = (None, None), {}
         with torch.no_grad(), kept(self.teacher) if self._shared else nullcontext():
             if self._shared and self.teacher is not None:  # what the student trains is in training mode, for them too
                 self.teacher.eval()
@@ -134,27 +138,27 @@ class Objective:
 
     def counts(self, batch: Mapping[str, Any], samples: int, device: torch.device) -> Tensor:
         """What is valid in a batch for each term, (terms,): positions, pairs or samples; known before any forward."""
-        return self._vector.of(counted(self.terms, Seen(batch), samples), device)
+        return self._values.counts(self.terms, Seen(batch), samples, device)
 
     def weighed(self, batch: Mapping[str, Any], samples: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
         """For a batch that is a whole step: the weighted sum of the means, a scalar; sums and counts, (terms,) each."""
-        seen = Seen(batch)
-        values = [self._evaluated(term, seen, progress)[1] for term in self.terms]
-        counts = self._vector.of(counted(self.terms, seen, samples), values[0].device)
-        loss = weighted(values, self.weights(progress))
-        with torch.no_grad():
-            sums = torch.stack(values) * counts
-        return tether(loss, self.outputs[0]) if self._synced else loss, sums, counts
+        return self._values.weighed(self.terms, Seen(batch), samples, progress)
+
+    def part(self, batch: Mapping[str, Any], counts: Tensor, totals: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """For a batch that is a part of a step: its part of the loss, a scalar, and its sums, detached, (terms,).
+
+        totals: what is valid for each term in the whole step, at least 1, (terms,).
+        """
+        return self._values.part(self.terms, Seen(batch), (counts, totals), progress)
 
     def sums(self, batch: Mapping[str, Any], counts: Tensor, progress: float = 0.0) -> Tensor:
         """The sum over valid positions of each term for the batch that `forward` saw, (terms,)."""
-        sums = torch.stack([*self.means(batch, progress).values()]) * counts
-        return tether(sums, self.outputs[0]) if self._synced else sums
+        return self._values.sums(self.terms, Seen(batch), counts, progress)
 
     def means(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """The mean of each term by name, unweighted, for the batch that `forward` saw."""
         seen = Seen(batch)
-        return {term.name: self._evaluated(term, seen, progress)[1] for term in self.terms}
+        return {term.name: self._values.one(term, seen, progress)[1] for term in self.terms}
 
     def received(self, model: str) -> tuple[str, ...]:
         """The keys of a batch that the student or a teacher gets, by its name; known after `measure`."""
@@ -166,7 +170,7 @@ class Objective:
 
     @property
     def stops(self) -> dict[str, str]:
-        """The path at which forwards of a teacher end, by its name, of those that end before their output."""
+        """The path at which forwards of a model end, by its name, of those that end before their output."""
         return self._view.last
 
     @property
@@ -176,7 +180,7 @@ class Objective:
 
     def weights(self, progress: float) -> list[float]:
         """The weight of each term at this point of the training."""
-        return [term.source.weight.at(progress) for term in self.terms]
+        return weights(self.terms, progress)
 
     def varying(self, progress: float) -> dict[str, float]:
         """The options of losses that a schedule moves, at this point of the training: `temperature/kd_ce`."""
@@ -186,15 +190,11 @@ class Objective:
     def predict(self, batch: Mapping[str, Any]) -> tuple[Any, Any]:
         """The student's logits for a batch, and its labels or None, as losses compare them; lists where there are
         several. Raises SelectorError when its output has no logits, ConfigError where they may be a token off."""
-        self._view.run("student", self._inputs.of("student", batch))
-        logits, labels = aligned(self._view.logits(), parted(batch, "student"), self.names)
+        logits, labels = aligned(
+            self._view.logits(self._inputs.of("student", batch)), parted(batch, "student"), self.names
+        )
         if labels is not None:
             found = logits if isinstance(logits, list) else [logits]
             readers = ["the evaluation"] if any(tensor.dim() == 3 for tensor in found) else []
             require_order(self.student, readers, self.names, self._at)
         return logits, labels
-
-    def _evaluated(self, term: Term, seen: Seen, progress: float) -> tuple[Any, Tensor]:
-        """The student's tensor of a term, as tapped, and the term's mean."""
-        student, *teachers = self._view.sides(term.source, term.pair)
-        return student, term.mean(self._given.roles(term, seen, student, teachers, progress), progress)

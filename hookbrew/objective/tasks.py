@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.objective.inputs import TASK
 from hookbrew.objective.objective import Objective
+from hookbrew.objective.plan import Wanted
 from hookbrew.objective.teachers import joined
 from hookbrew.objective.term import Term
 
@@ -64,9 +65,9 @@ class Tasks:
                 stack.enter_context(part.attached())
             yield
 
-    def measure(self, batch: Mapping[str, Any], *, stop: bool = True) -> None:
+    def measure(self, batch: Mapping[str, Any], *, stop: bool = True, chunked: Wanted = "auto") -> None:
         """Measure the task that a batch is of; as `Objective.measure`."""
-        self.of(batch).measure(batch, stop=stop)
+        self.of(batch).measure(batch, stop=stop, chunked=chunked)
 
     def forward(self, batch: Mapping[str, Any]) -> None:
         """Run the student and the teachers of the batch's task."""
@@ -83,13 +84,16 @@ class Tasks:
             ]
         )
 
-    def sums(self, batch: Mapping[str, Any], counts: Tensor, progress: float = 0.0) -> Tensor:
-        """The sum over valid positions of each term, (terms,); 0 for those of other tasks."""
-        mine, sums = self.of(batch), []
+    def part(self, batch: Mapping[str, Any], counts: Tensor, totals: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """As `Objective.part`; sums have zeros for the terms of other tasks."""
+        mine, loss, sums = self.of(batch), None, []
         for part in self.parts.values():
-            own, counts = counts[: len(part.terms)], counts[len(part.terms) :]
-            sums.append(part.sums(batch, own, progress) if part is mine else torch.zeros_like(own))
-        return torch.cat(sums)
+            own, counts, whole, totals = *cut(counts, part), *cut(totals, part)
+            if part is mine:
+                loss, own = part.part(batch, own, whole, progress)
+            sums.append(own if part is mine else torch.zeros_like(own))
+        assert loss is not None
+        return loss, torch.cat(sums)
 
     def weighed(self, batch: Mapping[str, Any], samples: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
         """As `Objective.weighed`; sums and counts have zeros for the terms of other tasks."""
@@ -125,3 +129,8 @@ class Tasks:
         if batch.get(TASK) not in self.parts:
             raise ConfigError([Problem("tasks", f"a batch is of {batch.get(TASK)!r}, which is no task")])
         return self.parts[batch[TASK]]
+
+
+def cut(terms: Tensor, part: Objective) -> tuple[Tensor, Tensor]:
+    """What is of the terms of a task, and what is of those that follow."""
+    return terms[: len(part.terms)], terms[len(part.terms) :]

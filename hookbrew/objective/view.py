@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from hookbrew.errors import ConfigError, Problem
+from hookbrew.objective.heads import first
 from hookbrew.objective.sides import Selector
 from hookbrew.objective.source import Source, collected
 from hookbrew.taps import Taps
 
 LOGITS = "logits"
 """The tap of the student that evaluation reads."""
+WHOLE = "student's evaluation"
+"""The name of taps of the student that let a forward be whole, where those of the training end it before its head."""
 
 
 class View:
@@ -37,13 +41,50 @@ class View:
                 self._selectors[model, source.path] = selector if isinstance(selector, str) else tuple(selector)
                 default = getattr(source.table, side) is None and selector != LOGITS
                 self._places[model, source.path] = f"{at}data.logits" if default else f"{source.path}.{side}{inside}"
+        self._models, self._told, self._stack = dict(models), dict(self._selectors), ExitStack()
         problems = list[Problem]()
         self.taps = {name: self._tapped(name, model, problems) for name, model in models.items()}
-        self._read: dict[str, dict[Selector, Any]] = {name: {} for name in models}
+        self._read: dict[str, dict[Selector, Any]] = {name: {} for name in (*models, WHOLE)}
         """What was read of the last batch, by model and selector."""
-        self._named = {place: [tap for tap, _ in named(place[1], s)] for place, s in self._selectors.items()}
+        self._named = naming(self._selectors)
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
+
+    def prepare(
+        self, selectors: Mapping[tuple[str, str], str], inputs: Callable[[str], Mapping[str, Any]], *, stop: bool
+    ) -> None:
+        """All that a forward needs which is recorded, inside `attached`: `divert`, `settle`, `stop`.
+
+        inputs: what a model gets of a batch, by its name. Where something is diverted, the forward of a sample finds
+        out where those of whole batches may end.
+        """
+        self.divert(selectors)
+        self.settle(inputs)
+        self.stop(allowed=stop)
+        with torch.no_grad():
+            for model, taps in self.taps.items() if selectors else ():
+                if taps.stop:
+                    self.run(model, first(inputs(model))[0])
+
+    def divert(self, selectors: Mapping[tuple[str, str], str]) -> None:
+        """Read something else of a model for a source, by the model's name and the source's path; whatever is left out
+        as it was told. Forwards of a student that is diverted may end before its output, which
+        evaluation reads of one that is whole."""
+        wanted = {**self._told, **selectors}
+        if any(model == "student" for model, _ in selectors):
+            wanted[WHOLE, LOGITS] = wanted.pop(("student", LOGITS))
+        if wanted == self._selectors:
+            return
+        before, self._selectors = self._selectors, wanted
+        self._named, self._places[WHOLE, LOGITS] = naming(wanted), self._places["student", LOGITS]
+        for name in (*self._models, WHOLE):
+            old, new = ({p: s for (m, p), s in each.items() if m == name} for each in (before, wanted))
+            if old != new:
+                if name in self.taps:
+                    self.taps.pop(name).__exit__(None, None, None)
+                if new:
+                    model = self._models["student" if name == WHOLE else name]
+                    self.taps[name] = self._stack.enter_context(self._tapped(name, model, []))
 
     def _tapped(self, name: str, model: nn.Module, problems: list[Problem]) -> Taps:
         """The taps of one model; a selector that cannot be resolved becomes a problem."""
@@ -58,10 +99,10 @@ class View:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hooks are on the models inside, and gone outside, with all that they have seen."""
-        with ExitStack() as stack:
+        with ExitStack() as self._stack:
             for taps in self.taps.values():
-                stack.enter_context(taps)
-            stack.callback(self.forget)
+                self._stack.enter_context(taps)
+            self._stack.callback(self.forget)
             yield
 
     def forget(self) -> None:
@@ -95,16 +136,18 @@ class View:
             found.append(read if pair is None else read[pair])
         return found
 
-    def logits(self) -> Any:
-        """Those of the student, a tensor or a list."""
-        return self.read("student", LOGITS)
+    def logits(self, inputs: Mapping[str, Any]) -> Any:
+        """Those of the student for what it is given, a tensor or a list."""
+        model = WHOLE if WHOLE in self.taps else "student"
+        self.run(model, inputs)
+        return self.read(model, LOGITS)
 
     def settle(self, inputs: Callable[[str], Mapping[str, Any]]) -> None:
         """Find out what aliases stand for; raises ConfigError with all that stand for nothing."""
         problems = list[Problem]()
         for model, taps in self.taps.items():
             if taps.pending:
-                layout = taps.survey(**inputs(model))
+                layout = taps.survey(**inputs("student" if model == WHOLE else model))
                 for tap in taps.pending:
                     path = tap if (model, tap) in self._places else tap.rpartition(" ")[0]
                     with collected(problems, self._places[model, path]):
@@ -113,16 +156,19 @@ class View:
             raise ConfigError(problems)
 
     def stop(self, *, allowed: bool) -> None:
-        """Let forwards of the teachers end with the last tensor that a loss reads, if none reads their output."""
+        """Let forwards of the teachers end with the last tensor that a loss reads, if none reads their output; those of
+        a student whose head is left out end before that."""
         for model, taps in self.taps.items():
-            if model != "student":
+            if model not in ("student", WHOLE):
                 taps.stop = allowed and taps.whole is None
+            elif model == "student":
+                taps.stop = WHOLE in self.taps
 
     @property
     def last(self) -> dict[str, str]:
-        """The path of the module at which forwards of a teacher end, by its name; those that end with their output
-        are left out."""
-        return {model: taps.last for model, taps in self.taps.items() if model != "student" and taps.last is not None}
+        """The path of the module at which forwards of a model end, by its name, with `:in` where they end before it;
+        those that end with their output are left out."""
+        return {model: taps.last for model, taps in self.taps.items() if taps.last is not None}
 
     def described(self, source: Source, pair: int | None) -> str:
         """What a source compares, or one pair of it: canonical paths."""
@@ -134,6 +180,11 @@ class View:
             elif reads:
                 found.append(f"{model} {(reads * ((pair or 0) + 1))[pair or 0]}")
         return " ~ ".join(found)
+
+
+def naming(selectors: Mapping[tuple[str, str], Selector]) -> dict[tuple[str, str], list[str]]:
+    """The names of taps by the model and the path that read them."""
+    return {place: [tap for tap, _ in named(place[1], selector)] for place, selector in selectors.items()}
 
 
 def named(path: str, selector: Selector) -> list[tuple[str, str]]:

@@ -31,6 +31,11 @@ class Point(NamedTuple):
         """Whether it is read when the call is over."""
         return self.port not in PORTS or not PORTS[self.port].before
 
+    @property
+    def where(self) -> str:
+        """The path of the module, with `:in` if this is before its call."""
+        return self.path if self.late else f"{self.path}:in"
+
     def __str__(self) -> str:
         return f"{self.path}:{self.port}"
 

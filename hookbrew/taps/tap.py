@@ -95,8 +95,8 @@ class Taps:
 
     @property
     def last(self) -> str | None:
-        """With `stop`, the path of the module at which forwards end; None until one has been whole."""
-        return self._store.last.path if self._store.need and self._store.last else None
+        """With `stop`, the module at which forwards end, `:in` if before it; None until one has been whole."""
+        return self._store.last.where if self._store.need and self._store.last else None
 
     def settle(self, name: str, layout: Layout) -> None:
         """Resolve the alias of a tap; SelectorError says what it does not have."""

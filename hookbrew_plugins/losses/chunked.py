@@ -7,15 +7,16 @@ losses in `logits`, `divergences` and `labels`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
 from hookbrew.errors import ObjectiveError
-from hookbrew_plugins.losses.labels import IGNORED
-from hookbrew_plugins.losses.shapes import REDUCED, require_mask
-from hookbrew_plugins.losses.walk import Plan, Side, Term, Walk
+from hookbrew.objective import Chunked, Side
+from hookbrew_plugins.losses.shapes import IGNORED, REDUCED, require_mask
+from hookbrew_plugins.losses.walk import Plan, Term, Walk
 
 BUFFER = 32 * 2**20
 """Bytes of one buffer, at most: glibc gives a bigger block back to the system each time, and pages fault in again."""
@@ -70,6 +71,25 @@ def chunked(
         learning=torch.is_grad_enabled(),
     )
     return Walked(*Walk.apply(*student, plan))  # type: ignore[no-untyped-call]
+
+
+def together(
+    student: Side,
+    teacher: Side | None,
+    terms: Sequence[Term],
+    weights: Sequence[float | Tensor],
+    *,
+    mask: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> Walked:
+    """`chunked` with the weights of this step."""
+    weighed = [attrs.evolve(term, weight=weight) for term, weight in zip(terms, weights, strict=True)]
+    return chunked(student, teacher, weighed, mask=mask, labels=labels)
+
+
+def told(loss: str, **options: Any) -> Chunked:
+    """What a loss tells of its chunked form; options: those of its `Term`."""
+    return Chunked(together, Term(loss, **options))
 
 
 def valid(mask: Tensor | None, labels: Tensor | None) -> Tensor | None:

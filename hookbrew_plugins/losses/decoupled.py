@@ -16,8 +16,8 @@ from torch import Tensor
 
 from hookbrew.objective import valid_mean
 from hookbrew.plugin import at_least, options, positive
-from hookbrew_plugins.losses.labels import IGNORED, require_labels
-from hookbrew_plugins.losses.shapes import require_mask
+from hookbrew_plugins.losses.labels import require_labels
+from hookbrew_plugins.losses.shapes import IGNORED, require_mask
 from hookbrew_plugins.losses.soften import divergence, log_soft, log_sum, squared, tempered
 
 

@@ -16,8 +16,11 @@ import torch
 from attrs import validators
 from torch import Tensor
 
+from hookbrew.objective import Chunked
 from hookbrew.plugin import fraction, options, positive
+from hookbrew_plugins.losses.chunked import told
 from hookbrew_plugins.losses.soften import Temperature, divergence, expected, softened, squared, summed
+from hookbrew_plugins.losses.sparing import sparing
 from hookbrew_plugins.losses.teaching import Taught
 
 
@@ -37,6 +40,12 @@ class Softened:
         made = partial(loss, temperature=self.temperature, t_squared=self.t_squared, standardize=self.standardize)
         return partial(made, **own)
 
+    def walked(self, loss: str, share: float | None = None) -> Chunked | None:
+        """What a loss with these options tells of its chunked form; standardized rows have none."""
+        if self.standardize:
+            return None
+        return told(loss, temperature=self.temperature, t_squared=self.t_squared, share=share)
+
 
 @options
 class KL(Taught):
@@ -50,6 +59,10 @@ class KL(Taught):
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask, and labels with `probability_shift`."""
         return self.around(kl)
+
+    def chunked(self) -> Chunked | None:
+        """From hidden states and heads, where no option looks at whole rows."""
+        return self.walked("kl")
 
 
 @options
@@ -65,6 +78,10 @@ class RKL(Softened):
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask."""
         return self.softly(rkl)
+
+    def chunked(self) -> Chunked | None:
+        """From hidden states and heads, where rows are not standardized."""
+        return self.walked("rkl")
 
 
 @options
@@ -85,6 +102,10 @@ class JSD(Softened):
         """The loss, as a function of student, teacher and mask."""
         return self.softly(jsd, beta=self.beta)
 
+    def chunked(self) -> Chunked | None:
+        """From hidden states and heads, where rows are not standardized."""
+        return self.walked("jsd", self.beta)
+
 
 @options
 class SKL(Softened):
@@ -102,6 +123,10 @@ class SKL(Softened):
         """The loss, as a function of student, teacher and mask."""
         return self.softly(skl, skew=self.skew)
 
+    def chunked(self) -> Chunked | None:
+        """From hidden states and heads, where rows are not standardized."""
+        return self.walked("skl", self.skew)
+
 
 @options
 class SRKL(Softened):
@@ -118,6 +143,10 @@ class SRKL(Softened):
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask."""
         return self.softly(srkl, skew=self.skew)
+
+    def chunked(self) -> Chunked | None:
+        """From hidden states and heads, where rows are not standardized."""
+        return self.walked("srkl", self.skew)
 
 
 @options
@@ -139,6 +168,7 @@ class TVD:
         return partial(tvd, temperature=self.temperature, standardize=self.standardize)
 
 
+@sparing
 def kl(
     student: Tensor,
     teacher: Tensor,
@@ -160,6 +190,7 @@ def kl(
     return expected(log_p.exp(), log_p - log_q, mask, squared(temperature, t_squared))
 
 
+@sparing
 def rkl(
     student: Tensor,
     teacher: Tensor,
@@ -178,6 +209,7 @@ def rkl(
     return expected(log_q.exp(), log_q - log_p, mask, squared(temperature, t_squared))
 
 
+@sparing
 def jsd(
     student: Tensor,
     teacher: Tensor,
@@ -202,6 +234,7 @@ def jsd(
     return summed(parts, mask, squared(temperature, t_squared))
 
 
+@sparing
 def skl(
     student: Tensor,
     teacher: Tensor,
@@ -220,6 +253,7 @@ def skl(
     return summed(divergence(log_p, mixed(log_p, log_q, skew)), mask, squared(temperature, t_squared))
 
 
+@sparing
 def srkl(
     student: Tensor,
     teacher: Tensor,
@@ -249,8 +283,7 @@ def tvd(
     """T / 2 sum_c |p_c - q_c|, mean over valid positions, a scalar, at T = 1 from 0 to 1.
 
     student, teacher: logits (B, C) or (B, L, C); the teacher receives no gradient. mask: bool (B,) or (B, L).
-    standardize: see `standardized`.
-    Wen et al. 2023, f-Divergence Minimization for Sequence-Level Knowledge Distillation.
+    standardize: see `standardized`. Wen et al. 2023, f-Divergence Minimization for Sequence-Level Distillation.
 
     Raises ObjectiveError when the shapes do not fit.
     """

@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from hookbrew.errors import ObjectiveError
-from hookbrew.objective import glance, valid_mean
+from hookbrew.objective import Chunked, glance, valid_mean
 from hookbrew.plugin import fraction, options
-from hookbrew_plugins.losses.shapes import blanked, require_mask, require_rows, widened
+from hookbrew_plugins.losses.chunked import told
+from hookbrew_plugins.losses.shapes import IGNORED, blanked, require_mask, require_rows, widened
 
-IGNORED = -100
-"""The label that marks a position or a sample without one, as in torch."""
 NLL = torch.ops.aten.nll_loss_forward.default
 """What nll_loss is made of: it tells how many labels it counted, too."""
 SUM = 2
@@ -39,6 +38,10 @@ class CE:
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, labels and mask."""
         return partial(ce, label_smoothing=self.label_smoothing)
+
+    def chunked(self) -> Chunked | None:
+        """From hidden states and a head, unless labels are smoothed."""
+        return None if self.label_smoothing else told("ce")
 
 
 def ce(student: Tensor, labels: Tensor, mask: Tensor | None = None, *, label_smoothing: float = 0.0) -> Tensor:

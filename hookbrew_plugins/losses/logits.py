@@ -11,9 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hookbrew.objective import valid_mean
+from hookbrew.objective import Chunked, valid_mean
 from hookbrew.plugin import options, positive
 from hookbrew_plugins.losses.soften import Temperature, expected, squared, tempered
+from hookbrew_plugins.losses.sparing import sparing
 from hookbrew_plugins.losses.teaching import Taught
 
 
@@ -32,6 +33,10 @@ class KDCE(Taught):
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask, and labels with `probability_shift`."""
         return self.around(kd_ce)
+
+    def chunked(self) -> Chunked | None:
+        """From hidden states and heads, where no option looks at whole rows."""
+        return self.walked("kd_ce")
 
 
 @options
@@ -55,6 +60,7 @@ class KDMSE(Taught):
         return self.around(kd_mse)
 
 
+@sparing
 def kd_ce(
     student: Tensor,
     teacher: Tensor,

@@ -13,8 +13,7 @@ from torch.nn import functional
 from hookbrew.errors import ObjectiveError
 from hookbrew.objective import valid_mean
 from hookbrew.plugin import options, positive
-from hookbrew_plugins.losses.labels import IGNORED
-from hookbrew_plugins.losses.shapes import blanked, require_mask, require_rows, widened
+from hookbrew_plugins.losses.shapes import IGNORED, blanked, require_mask, require_rows, widened
 from hookbrew_plugins.losses.soften import squared, tempered
 
 AVERAGED = {"impossible_class": "a mean over classes has one more that is right; only -inf leaves a class out"}

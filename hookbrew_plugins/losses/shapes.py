@@ -10,6 +10,8 @@ from torch import Tensor
 
 from hookbrew.errors import ObjectiveError
 
+IGNORED = -100
+"""The label that marks a position or a sample without one, as in torch."""
 PLACES = ("batch sizes", "numbers of tokens")
 REDUCED = (torch.bfloat16, torch.float16)
 

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hookbrew.objective import valid_mean
+from hookbrew.objective import Chunked, valid_mean
 from hookbrew.plugin import at_least, choice, options, positive
+from hookbrew_plugins.losses.chunked import told
 from hookbrew_plugins.losses.labels import require_labels
 from hookbrew_plugins.losses.shapes import paired, require_mask
 
@@ -52,6 +53,12 @@ class Taught:
         if self.dynamic is not None:
             made = partial(warmed, loss=made, rows=self.rows())
         return partial(corrected, loss=made) if self.probability_shift else made
+
+    def walked(self, loss: str) -> Chunked | None:
+        """What a loss with these options tells of its chunked form; those that look at whole rows have none."""
+        if self.standardize or self.probability_shift or self.dynamic is not None:
+            return None
+        return told(loss, temperature=self.temperature, t_squared=self.t_squared)
 
     def rows(self) -> Rows:
         """The rule for the temperature of each row."""

@@ -5,7 +5,7 @@ N rows (positions), D features (student and teacher may differ), V classes.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 import torch
@@ -14,25 +14,15 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from hookbrew.errors import ObjectiveError
+from hookbrew.objective import Side
 from hookbrew.words import hint
-from hookbrew_plugins.losses.labels import IGNORED
+from hookbrew_plugins.losses.shapes import IGNORED
 from hookbrew_plugins.losses.slopes import Pool, Slope, ce, chosen
 from hookbrew_plugins.losses.soften import Temperature, squared
 
 SHARES = {"jsd": 0.5, "skl": 0.1, "srkl": 0.1}
 """Losses with a mixture, and the share of it that the dense ones take by themselves."""
 LOSSES = ("ce", "kd_ce", "kl", "rkl", *SHARES)
-
-
-class Side(NamedTuple):
-    """The last hidden states of one model and its output head."""
-
-    hidden: Tensor
-    """(..., D), what goes into the head."""
-    weight: Tensor
-    """(V, D)."""
-    bias: Tensor | None = None
-    """(V,)."""
 
 
 @attrs.frozen(eq=False)
@@ -43,7 +33,8 @@ class Term:
     """
 
     loss: str
-    weight: float = 1.0
+    weight: float | Tensor = 1.0
+    """A number, or a scalar without a gradient."""
     temperature: Temperature = 1.0
     """A number, or one for each position, as the mask; it receives no gradient."""
     t_squared: bool = True
@@ -196,7 +187,7 @@ def walked(student: Side, plan: Plan, grads: Grads) -> list[Tensor]:
             own = place == len(plan.terms) - 1  # the last may overwrite the logits
             found, slope, scale = measured(term, plan, (logits, other), (pick, pool, own))
             values[place] += found.sum() / counts[place]
-            if grads.wanted() and term.weight:
+            if grads.wanted() and (isinstance(term.weight, Tensor) or term.weight):
                 made = slope().mul_(scale * term.weight / counts[place])
                 total = made if total is None else total.add_(made)
             pool.keep(total, *(() if own else (logits, other)))

@@ -35,6 +35,13 @@ def test_bytes(report):
     assert lines["kl, chunked, 4 rows"]["peak"] <= lines["kl, chunked"]["peak"] <= lines["kl, dense"]["peak"]
 
 
+def test_trainings(report):
+    lines = report[0]["trainings"]
+    assert set(lines) == {"by hand", "by hand again", "fit, whole logits", "fit, chunked"}
+    assert all(0 < line["low"] <= line["middle"] <= line["high"] for line in lines.values())
+    assert lines["fit, chunked"]["peak"] < lines["fit, whole logits"]["peak"]
+
+
 def test_what_is_printed(report):
     assert set(report[0]["machine"]) == {"date", "device", "cuda", "threads", "python", "torch"}
     assert "500 classes, 2 x 16 tokens; 2 rounds" in report[1]

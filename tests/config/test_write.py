@@ -184,6 +184,7 @@ def test_every_default_is_said_and_nothing_that_is_none(structured, good):
         'device = "auto"',
         "stop_teacher = true",
         'teacher_precision = "same"',
+        'chunked = "auto"',
         'shard = "none"',
         "timeout = 600.0",
         'compile = "none"',

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import hookbrew as hb
 import hookbrew_plugins
+from hookbrew.errors import HookbrewError
 from hookbrew.objective import reach
 from hookbrew.plugin import catalogue
 from hookbrew.ranks import shard as everyone
@@ -92,7 +93,11 @@ def hooks(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-def fitted(student, losses, loader, accumulate, *, seed=0, sgd=True, fits=1):
+def divergences():
+    return [hb.loss("jsd"), hb.loss("kl", weight=0.5), *hidden()]
+
+
+def fitted(student, losses, loader, accumulate, *, seed=0, sgd=True, fits=1, chunked="auto"):
     """A distillation after `fits`, and what the watch saw."""
     run, watch = hb.Distillation(nets()[0], student, losses, catalogue=PACK), Watch()
     made = torch.optim.SGD(student.parameters(), 0.1, momentum=0.9) if sgd else None
@@ -100,18 +105,20 @@ def fitted(student, losses, loader, accumulate, *, seed=0, sgd=True, fits=1):
     for _ in range(fits):
         run.fit(
             loader, epochs=1, accumulate=accumulate, optimizer=made, clip_grad_norm=0.2, log_every=1,
-            evaluate=[batches()[0][0]], callbacks=[watch],
+            evaluate=[batches()[0][0]], callbacks=[watch], chunked=chunked,
         )  # fmt: skip
     return run, watch.seen
 
 
-def train(wrap, losses, **options):
+def train(wrap, losses, *, chunked="auto", **options):
     """Largest differences from one process, and whether the model is as it was given."""
     plain = nets()[1]
     single, expected = fitted(plain, losses(), [part for pair in batches() for part in pair], 4, **options)
     student = wrap(copy.deepcopy(nets()[1]))
     before = hooks(student), [type(p).__name__ for p in student.parameters()]
-    several, seen = fitted(student, losses(), [pair[RANK] for pair in batches()], 2, seed=RANK, **options)
+    several, seen = fitted(
+        student, losses(), [pair[RANK] for pair in batches()], 2, seed=RANK, chunked=chunked, **options
+    )
     pairs = {
         "student": (trained(plain), trained(student)),
         "extras": (trained(single.objective.extras), trained(several.objective.extras)),
@@ -123,6 +130,14 @@ def train(wrap, losses, **options):
         "stop": several.objective.stops.get("teacher"),
         "clean": before == (hooks(student), [type(p).__name__ for p in student.parameters()]),
     }
+
+
+def refused():
+    """What a wrapped student says to losses in chunks."""
+    try:
+        train(Replica, divergences, chunked=True)
+    except HookbrewError as error:
+        return str(error)
 
 
 def worst(expected, found):
@@ -303,6 +318,8 @@ CASES = {
     "fsdp root hidden": lambda: train(fully_shard, hidden),
     "fsdp adamw twice": lambda: train(shard, both, sgd=False, fits=2),
     "left": left,
+    "plain chunked": lambda: train(lambda student: student, divergences, chunked=True),
+    "ddp chunked": refused,
     "plain both": lambda: train(lambda student: student, both),
     "plain hidden": lambda: train(lambda student: student, hidden),
     "plain shared": lambda: shared(lambda student: student),

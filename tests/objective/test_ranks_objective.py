@@ -18,7 +18,7 @@ DDP = ["ddp hidden", "ddp both", "ddp static hidden", "ddp adamw twice"]
 FSDP = ["fsdp hidden", "fsdp both", "fsdp kept hidden", "fsdp root hidden", "fsdp adamw twice"]
 
 
-@pytest.mark.parametrize("case", [*DDP, *FSDP, "plain both", "plain hidden", "partly both"])
+@pytest.mark.parametrize("case", [*DDP, *FSDP, "plain both", "plain hidden", "plain chunked", "partly both"])
 def test_students_are_those_of_one_process(trainings, case):
     """Projections too, which differ between ranks at first; and logits and gradient norms, clipped."""
     for result in trainings(case):
@@ -30,6 +30,11 @@ def test_students_are_those_of_one_process(trainings, case):
 def test_each_sample_counts_alike(trainings, case):
     """The mean of the means of two ranks would be far from the mean over all samples."""
     assert max(trainings(case)) < 1e-12
+
+
+def test_a_wrapped_student_needs_its_output(trainings):
+    why = "train.chunked: a wrapper averages the student's gradients, and waits for its output"
+    assert trainings("ddp chunked") == [f"losses[0]: {why}\nlosses[1]: {why}"] * 2
 
 
 def test_logits_of_other_lengths(trainings):

@@ -10,10 +10,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hookbrew.errors import ObjectiveError
+from hookbrew.objective import Side
 from hookbrew_plugins.losses import ce, jsd, kd_ce, kl, rkl, skl, srkl
 from hookbrew_plugins.losses import chunked as module
 from hookbrew_plugins.losses.chunked import chunked, evened
-from hookbrew_plugins.losses.walk import Side, Term
+from hookbrew_plugins.losses.walk import Term
 
 DENSE = {"kd_ce": kd_ce, "kl": kl, "rkl": rkl, "jsd": jsd, "skl": skl, "srkl": srkl}
 SHARE = {"jsd": "beta", "skl": "skew", "srkl": "skew"}

@@ -23,7 +23,7 @@ CASES = {
     "one": ({"a": "layer[2]"}, "layer.2", {"layer.2": 1}),
     "the last in the order of calls": ({"a": "layer[3]", "b": "layer[1]"}, "layer.3", {"layer.3": 1}),
     "list": ({"a": "layer[0:3]"}, "layer.2", {"layer.2": 1}),
-    "input": ({"a": "layer[2]:in"}, "layer.2", {"layer.1": 1, "layer.2": 0}),
+    "input": ({"a": "layer[2]:in"}, "layer.2:in", {"layer.1": 1, "layer.2": 0}),
     "inside": ({"a": "layer[2].0"}, "layer.2.0", {"layer.2.0": 1, "layer.2.1": 0}),
     "two names": ({"a": "layer[1]", "b": "layer[1]", "c": "layer[1]:in"}, "layer.1", {"layer.1": 1}),
 }
