@@ -3,18 +3,23 @@
 from hookbrew.objective.glance import glance
 from hookbrew.objective.hard import hard
 from hookbrew.objective.inputs import TASK, Names, accepted, parted
-from hookbrew.objective.objective import Objective, Teachers
+from hookbrew.objective.objective import Objective
 from hookbrew.objective.projection import Made
 from hookbrew.objective.reach import reach
 from hookbrew.objective.reduce import valid_mean
+from hookbrew.objective.seat import Ask, Seat
+from hookbrew.objective.seats import seats
 from hookbrew.objective.tasks import Tasks
+from hookbrew.objective.teachers import Teachers
 from hookbrew.objective.vector import Vector
 
 __all__ = [
     "TASK",
+    "Ask",
     "Made",
     "Names",
     "Objective",
+    "Seat",
     "Tasks",
     "Teachers",
     "Vector",
@@ -23,5 +28,6 @@ __all__ = [
     "hard",
     "parted",
     "reach",
+    "seats",
     "valid_mean",
 ]
