@@ -333,3 +333,78 @@ def test_hooks_and_answers_are_gone_afterwards(folder, known):
         assert made.distillation.objective.ask is None
         assert torch.is_grad_enabled()
         assert not [m for m in made.distillation.teacher.modules() if m._forward_hooks]
+
+
+TASKS = """
+output = "runs/toy"
+pythonpath = ["."]
+seed = 3
+
+[student]
+factory = "taughtland:Net"
+
+[tasks.one.teacher]
+factory = "taughtland:Table"
+
+[tasks.one.data]
+train = { factory = "taughtland:samples" }
+batch_size = 4
+pad = { input_ids = 0, attention_mask = 0 }
+
+[[tasks.one.losses]]
+type = "kd_ce"
+
+[tasks.two.teachers.big]
+factory = "taughtland:Table"
+
+[tasks.two.teachers.small]
+factory = "taughtland:Table"
+width = 4
+
+[tasks.two.data]
+train = { factory = "taughtland:samples", seed = 1, number = 12 }
+batch_size = 4
+pad = { input_ids = 0, attention_mask = 0 }
+
+[[tasks.two.losses]]
+type = "kl"
+
+[train]
+epochs = 4
+device = "cpu"
+"""
+
+
+def test_each_teacher_of_each_task_has_its_own(folder, known, train):
+    (folder / "toy.toml").write_text(TASKS)
+    train("plain")
+    train("first", KEPT)
+    assert train("second", KEPT) == 3 * LOOKS
+    assert difference("plain", "first") == difference("plain", "second") == 0
+    sizes = {path.parent.name: len(Cache(path.parent)) for path in folder.glob("kept/*/cache.json")}
+    assert sizes == {"tasks.one.teacher": 24, "tasks.two.teachers.big": 12, "tasks.two.teachers.small": 12}
+
+
+STAGES = """
+[[stages]]
+name = "hidden"
+losses = [{ type = "hidden_mse", student = "layers[*]", teacher = "layers[*]", projection = "linear" }]
+cache = { folder = "states" }
+
+[[stages]]
+name = "logits"
+train = { epochs = 2 }
+losses = [{ type = "kd_ce" }]
+cache = { folder = "kept" }
+"""
+
+
+def test_each_stage_has_its_own(folder, known):
+    (folder / "toy.toml").write_text(CONFIG.partition("[[losses]]")[0] + STAGES)
+    for name in ("first", "second"):
+        before = runs()
+        run("toy.toml", [f"output=runs/{name}"], catalogue=known, quiet=True)
+        ran = runs() - before
+    assert ran == 2 * LOOKS
+    assert difference("first/logits", "second/logits") == 0
+    assert [Cache(folder / name).parts[0].name for name in ("states", "kept")] == ["layers.0", "logits"]
