@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hookbrew.cache.cache import FACTS, Cache, facts, opened
 from hookbrew.cache.fingerprint import Fingerprint
+from hookbrew.cache.head import LastHidden, heard
 from hookbrew.cache.keys import Examples, examples
 from hookbrew.cache.kinds import Full, Kind, TopK
 from hookbrew.cache.writer import Writer
@@ -80,7 +81,7 @@ class Lesson:
 
     def __str__(self) -> str:
         made = self.fingerprint.stored
-        options = "".join(f" {name} {made[name]}" for name in ("k", "temperature") if name in made)
+        options = "".join(f" {name} {made[name]}" for name in ("k", "temperature", "head") if name in made)
         there = f"{len(Cache(self.folder))} examples" if self.there else "nothing yet"
         return f"{made['kind']}{options} in {self.kind.parts[0].dtype}, {there} in {self.folder}"
 
@@ -114,9 +115,10 @@ class Lesson:
         if next(iter(self._keys.values())) in batch:
             self.seat.place(self.decoded({name: batch[key] for name, key in self._keys.items()}))
             return None
-        output = self.seat.run(batch)
+        with heard(self.kind) as outputs:
+            output = self.seat.run(batch)
         seen = self.seat.seen()
-        made = self.kind.encode({"logits": next(iter(seen.values()))} if self.named else seen)
+        made = self.kind.encode({**outputs, **({"logits": next(iter(seen.values()))} if self.named else seen)})
         if self._writer is not None:
             self.keep(self.keyed(batch), made)
         names = [part.name for part in self.kind.parts]
@@ -126,7 +128,7 @@ class Lesson:
     @property
     def named(self) -> bool:
         """Whether the kind calls its one tensor `logits`, whatever the path is that it was read by."""
-        return isinstance(self.kind, Full | TopK)
+        return isinstance(self.kind, Full | LastHidden | TopK)
 
     def decoded(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the losses read, by canonical path, out of what is kept of it."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hookbrew.cache.fingerprint import fingerprint
+from hookbrew.cache.head import heading
 from hookbrew.cache.lesson import Lesson
 from hookbrew.cache.serve import fitting
 from hookbrew.config import Cache
@@ -138,8 +139,9 @@ def attended(
 
 def learned(config: Cache, seat: Seat, batch: Batch, device: torch.device) -> Lesson:
     """One teacher, after a look at what it says of a batch."""
-    seen = looked(seat, batch)
-    kind = fitting(config, seat, seen, seat.inputs(batch))
+    with heading(seat.model) as head:
+        seen = looked(seat, batch)
+    kind = fitting(config, seat, seen, seat.inputs(batch), head)
     require_alone(seat, batch, seen)
     fast = torch.is_autocast_enabled(device.type)
     precision = str(torch.get_autocast_dtype(device.type)).removeprefix("torch.") if fast else "fp32"

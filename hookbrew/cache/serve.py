@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hookbrew.cache.head import LastHidden, headed
 from hookbrew.cache.kinds import Full, Hidden, Kind, TopK
 from hookbrew.config import Cache
 from hookbrew.errors import ConfigError, Problem
@@ -20,9 +21,12 @@ LIKELIEST = "likeliest"
 option that says how many."""
 
 
-def fitting(config: Cache, seat: Seat, seen: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Kind:
+def fitting(
+    config: Cache, seat: Seat, seen: Mapping[str, Tensor], inputs: Mapping[str, Any], head: Mapping[str, Any]
+) -> Kind:
     """The kind that keeps what the losses read of a teacher, as they saw it in one batch.
 
+    head: the linear layer that ran last, see `heading`.
     Raises ConfigError for what it would not have, with each loss that would need it.
     """
     problems = [Problem("cache", message) for message in unkept(seat, seen, inputs)]
@@ -31,7 +35,9 @@ def fitting(config: Cache, seat: Seat, seen: Mapping[str, Tensor], inputs: Mappi
         problems += [Problem(f"{source.path}.mask", message) for source, message in unmasked(seat)]
     if config.kind == "topk":
         problems += [*sparse(seat, seen)]
-    elif config.k is not None:
+    elif config.kind == "last_hidden":
+        problems += [*headless(seat, seen, head)]
+    if config.kind != "topk" and config.k is not None:
         problems.append(Problem("cache.k", f"the kind {config.kind!r} keeps all classes; leave this key out"))
     if problems:
         raise ConfigError(problems)
@@ -43,6 +49,8 @@ def fitting(config: Cache, seat: Seat, seen: Mapping[str, Tensor], inputs: Mappi
         if k < min(most, classes):
             raise ConfigError([Problem("cache.k", f"a loss reads {most} classes; write so many, or leave it out")])
         return TopK(k, config.dtype, options[0].temperature, bool(tokens), classes)
+    if config.kind == "last_hidden":
+        return LastHidden(head["head"], head["path"], head["input"].dtype, config.dtype, bool(tokens))
     if len(seen) == 1 and all(source.takes == "logits" for source in seat.sources):
         (tensor,) = seen.values()
         if tensor.dim() == 2 + bool(tokens):
@@ -88,6 +96,15 @@ def unmasked(seat: Seat) -> Iterator[tuple[Any, str]]:
     for source in seat.sources:
         if source.table.mask is not True:
             yield source, "with a [cache], nothing is kept of padding, which this loss may count; leave this key out"
+
+
+def headless(seat: Seat, seen: Mapping[str, Tensor], head: Mapping[str, Any]) -> Iterator[Problem]:
+    """Why the last hidden state cannot stand for what is read of a teacher."""
+    for name, tensor in seen.items():
+        if not headed(head, tensor):
+            last = f"its last linear layer is {head['path']}" if head else "it has no linear layer"
+            message = f"'last_hidden' is for logits that a linear layer gives, and {name} of {seat.at} is none: {last}"
+            yield Problem("cache.kind", f"{message}; write 'full'")
 
 
 def sparse(seat: Seat, seen: Mapping[str, Tensor]) -> Iterator[Problem]:

@@ -16,9 +16,9 @@ class Cache:
 
     folder: Path
     """Where, relative to the file; made if it is not there. Any number of runs may use it at once."""
-    kind: Literal["full", "topk"] = "full"
-    """What is kept: all that the losses read of a teacher; or of logits the likeliest classes and the mass of the rest,
-    which is all that `topk_tail` reads."""
+    kind: Literal["full", "last_hidden", "topk"] = "full"
+    """What is kept: all that the losses read of a teacher; or in place of its logits what its last layer makes them of,
+    which is applied again; or the likeliest classes and the mass of the rest, all that `topk_tail` reads."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """The numbers on the disk; the shorter ones are rounded."""
     k: int | None = at_least(1, None)

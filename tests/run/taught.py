@@ -24,6 +24,30 @@ class Table(nn.Module):
         return logits + logits.mean(0) if self.mixing else logits
 
 
+class Headed(nn.Module):
+    """Logits of tokens, (B, L, C), by a linear head on what is looked up; soft: they are capped after it."""
+
+    def __init__(self, width=6, classes=50, soft=False):
+        super().__init__()
+        self.embed, self.head, self.soft = nn.Embedding(20, width), nn.Linear(width, classes), soft
+
+    def forward(self, input_ids, attention_mask=None):
+        Table.runs += 1
+        logits = self.head(self.embed(input_ids))
+        return torch.tanh(logits) if self.soft else logits
+
+
+class Tagger(nn.Module):
+    """The student of Headed."""
+
+    def __init__(self, width=4, classes=50):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, width), nn.Linear(width, classes)
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.head(torch.tanh(self.embed(input_ids)))
+
+
 class Net(nn.Module):
     """Embeds tokens, (B, L), and scores 5 classes."""
 

@@ -132,6 +132,36 @@ def test_the_likeliest_classes_are_all_that_topk_tail_reads(train, folder):
     assert Cache(folder / "kept").facts["stored"]["k"] == 2
 
 
+TOKENS = [
+    "teacher.factory='taughtland:Headed'",
+    "student.factory='taughtland:Tagger'",
+    "losses=[{type='kl', temperature=2}, {type='jsd'}]",
+]
+
+
+def test_the_head_is_applied_again(train, folder):
+    last = "cache.kind=last_hidden"
+    train("plain", *TOKENS)
+    assert train("full", *TOKENS, "cache.folder=full") == LOOKS + 6
+    assert train("first", *TOKENS, KEPT, last) == LOOKS + 6
+    assert train("second", *TOKENS, KEPT, last) == LOOKS
+    assert difference("first", "second") == difference("plain", "second") == difference("plain", "full") == 0
+    assert Cache(folder / "full").size > 5 * Cache(folder / "kept").size
+    assert Cache(folder / "kept").facts["stored"]["head"] == "head"
+    train("half", *TOKENS, "cache.folder=half", last, "cache.dtype=fp16")
+    assert 0 < difference("plain", "half") < 2e-3
+
+
+def test_a_head_that_is_not_all_is_refused(train):
+    text = refused(train, *TOKENS, KEPT, "cache.kind=last_hidden", "teacher.soft=true", error=ConfigError)
+    assert text.endswith(
+        "cache.kind: 'last_hidden' is for logits that a linear layer gives, and logits of teacher is none: "
+        "its last linear layer is head; write 'full'"
+    )
+    text = refused(train, KEPT, "cache.kind=last_hidden", error=ConfigError)
+    assert "and layers.0 of teacher is none: it has no linear layer; write 'full'" in text
+
+
 def test_memory_that_is_short_halves_what_was_stored_too(train):
     train("first", KEPT)
     assert train("second", KEPT, "train.out_of_memory=halve", "callbacks=[{type='short', at=4}]") == LOOKS
