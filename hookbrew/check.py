@@ -40,7 +40,8 @@ def check(path: str | Path, sets: Sequence[str] = (), *, catalogue: Catalogue, s
         for stage, prepared in zip(plan, made, strict=True):
             with placed(stage.document):
                 total = looped(prepared, stage.experiment.output).state.total_steps
-            text = f"{models(prepared)}\n{edits(prepared)}{terms(prepared.distillation.objective)}\n{total} steps"
+            kept = "" if prepared.lessons is None else f"\n{prepared.lessons}"
+            text = f"{models(prepared)}\n{edits(prepared)}{terms(prepared.distillation.objective)}{kept}\n{total} steps"
             say("build", headed(stage, text))
         for stage, prepared in zip(plan, made, strict=True):
             with placed(stage.document):

@@ -72,7 +72,7 @@ def place(task: str) -> str:
 
 def require_read(experiment: Experiment) -> None:
     """Raise ConfigError for keys that nothing would read, or that cannot hold together."""
-    problems = [*clashes(experiment.train)]
+    problems = [*clashes(experiment.train), *unkept(experiment)]
     for task, part in experiment.parts.items():
         at, data = place(task), part.data
         if data.collate is not None and data.pad:
@@ -96,6 +96,23 @@ def clashes(train: Train) -> Iterator[Problem]:
     for side in shards:
         if train.compile in (side, "both"):
             yield Problem("train.compile", f"a sharded {side} is not compiled; leave train.shard out, or this")
+
+
+def unkept(experiment: Experiment) -> Iterator[Problem]:
+    """Why a cache cannot be used, as far as it can be said without models."""
+    cache = experiment.cache
+    if cache is None:
+        return
+    if not teachers(experiment):
+        yield Problem("cache", "there is no teacher, so there is nothing to keep")
+    if experiment.train.shard == "both":
+        yield Problem("train.shard", "a sharded teacher cannot be told from another; with a [cache] write 'student'")
+    if experiment.augments and (cache.missing == "refuse" or not cache.augmented):
+        why = "examples that augments make are new ones each time, and hardly ever in the cache"
+        rest = "leave one of them out" if cache.missing == "refuse" else "cache.augmented = true keeps them nonetheless"
+        yield Problem("augments", f"{why}; {rest}")
+    if cache.augmented and not experiment.augments:
+        yield Problem("cache.augmented", "there are no augments; leave this key out")
 
 
 def evaluated(callback: Component) -> bool:

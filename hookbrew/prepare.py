@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from hookbrew import factory, words
+from hookbrew.cache import Attending, Lessons, attended
 from hookbrew.config import Derived, Edit, Experiment, Factory, Merge
 from hookbrew.config.keys import dotted
 from hookbrew.distillation import Distillation, Fitting
 from hookbrew.errors import ConfigError, Problem, SelectorError, SurgeryError
-from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, Pad, chosen, mix, moved
+from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, Pad, chosen, mix, moved, size_of, split
 from hookbrew.lower import lowered
 from hookbrew.objective import TASK, Names, Teachers, accepted, parted
 from hookbrew.operate import operated
@@ -42,6 +43,8 @@ class Prepared:
     """Whatever of both loads data."""
     first: Sequence[Batch]
     """The first batch of the training, or that of each task."""
+    lessons: Lessons | None = None
+    """The teachers with their caches, if there is a `[cache]`."""
 
     def close(self) -> None:
         """End the processes that load data."""
@@ -72,6 +75,7 @@ def prepare(
     mixed = distillation.mixed(feeds, experiment.train)
     evaluate = Chain(others) if experiment.tasks and others else next(iter(others.values()), None)
     first = distillation.measure(mixed, experiment.train, world().size)
+    lessons = None if experiment.cache is None else stored(experiment, distillation, first)
     if evaluate is not None:
         for batch in distillation.rehearse(evaluate, experiment.train):
             require_labels(experiment, batch)
@@ -83,7 +87,17 @@ def prepare(
         evaluate=evaluate,
         loaders=loaders,
         first=first,
+        lessons=lessons,
     )
+
+
+def stored(experiment: Experiment, distillation: Distillation, first: Sequence[Batch]) -> Lessons:
+    """The teachers with their caches, looked at on what each process has of the first batches; nothing is written."""
+    assert experiment.cache is not None
+    device = chosen(experiment.train.device)
+    parts = [moved(next(split(batch, -(-size_of(batch) // world().size))), device) for batch in first]
+    precision = experiment.train.precision
+    return attended(experiment.cache, distillation.objective, parts, device=device, precision=precision)
 
 
 def require_labels(experiment: Experiment, batch: Batch) -> None:
@@ -283,13 +297,19 @@ def looped(prepared: Prepared, where: Path | None) -> Loop:
     """The loop of a prepared run, its optimizer and callbacks made and checked; where: the run folder."""
     config, distillation = prepared.experiment, prepared.distillation
     schedule = config.lr_schedule
+    lessons = prepared.lessons
+    attending = [] if lessons is None else [("cache", Attending(lessons))]
+    own = ((component.type, component.options.build()) for component in config.callbacks)
     fitting = Fitting(
         train=config.train,
         optimizer=factory.optimizer(config.optimizer, distillation.student.parameters()),
         rate=None if schedule is None else schedule.options.build(),
         evaluate=prepared.evaluate,
-        callbacks=[*watching(config), *((component.type, component.options.build()) for component in config.callbacks)],
+        callbacks=[*attending, *watching(config), *own],
         folder=where,
         origin=config.student.source if isinstance(config.student, Derived) else None,
     )
-    return distillation.loop(prepared.feed, fitting)
+    loop = distillation.loop(prepared.feed, fitting)
+    if lessons is not None:
+        loop.augment = lessons.supplied(loop.augment)
+    return loop

@@ -32,6 +32,7 @@ WATCHING = frozenset({"checkpoint", "evaluate", "maps", "metrics", "progress", "
 FREE = (
     *("output", "plugins", "pythonpath", "train.log_every", "train.evaluate_every", "train.timeout"),
     *("data.workers", "data.evaluate", "data.evaluate_batch_size"),
+    *("cache.folder", "cache.tokenizer", "cache.missing"),
 )
 """Settings that the bytes of a student do not depend on."""
 ORDER = ("seed", "data", "samples", "first batch", "train.accumulate", "train.tau")

@@ -78,6 +78,16 @@ class Cache:
         """The rows of a batch that have no outputs here."""
         return [row for row, key in enumerate(examples.keys) if key not in self.places]
 
+    def absent(self, examples: Examples) -> list[int]:
+        """The rows of a batch that have no whole outputs here; what is damaged no longer counts as there."""
+        for key in examples.keys:
+            places = self.places.get(key)
+            if places and not places[0][0].right(places[0][1]):
+                places[:] = [(shard, row) for shard, row in places if shard.right(row)]
+                if not places:
+                    del self.places[key]
+        return self.missing(examples)
+
     def read(self, examples: Examples) -> dict[str, Tensor]:
         """The outputs of a batch, (B, ...), or (B, L, ...) with zeros where its mask says padding; on the CPU.
 

@@ -72,26 +72,39 @@ class Column:
     """Its name and dtype."""
     shape: tuple[int, ...]
     """Of one example."""
-    rows: Any
-    """(B, bytes), or (1, bytes) of one that all examples share."""
+    rows: memoryview
+    """The bytes of all examples, one after the other; of one example if all share it."""
+    size: int
+    """Bytes of one example."""
+    step: int
+    """From one example to the next; 0 where all share one."""
     cut: bool
     """Whether the first dimension of `shape` goes along the tokens."""
+    _labels: dict[int, bytes] = attrs.field(factory=dict, init=False)
+    """By the number of tokens, what is said of a row before its bytes."""
 
     @classmethod
     def of(cls, name: str, tensor: Tensor, *, cut: bool) -> Self:
         """A tensor of one row an example."""
-        size, shape = len(tensor), tuple(tensor.shape[1:])
-        rows = content(tensor.detach().cpu()).reshape(size, tensor.nbytes // max(size, 1))
-        return cls(f"{name!r} {tensor.dtype}", shape, rows, cut)
+        rows, size = content(tensor.detach().cpu()), tensor.nbytes // max(len(tensor), 1)
+        step = size if len(tensor) > 1 else 0
+        return cls(f"{name!r} {tensor.dtype}", tuple(tensor.shape[1:]), memoryview(rows), size, step, cut)
 
     def add(self, found: Any, row: int, span: tuple[int, int]) -> None:
         """Hash a row, between the first token and the last if it is padded."""
-        content, shape = self.rows[row if len(self.rows) > 1 else 0], self.shape
+        start, count = row * self.step, -1
+        stop = start + self.size
         if self.cut:
-            unit = len(content) // max(shape[0], 1)
-            content, shape = content[span[0] * unit : span[1] * unit], (span[1] - span[0], *shape[1:])
-        found.update(f"{self.label} {shape};".encode())
-        found.update(content)
+            unit, count = self.size // max(self.shape[0], 1), span[1] - span[0]
+            start, stop = start + span[0] * unit, start + span[1] * unit
+        found.update(self._labels.get(count) or self._labelled(count))
+        found.update(self.rows[start:stop])
+
+    def _labelled(self, count: int) -> bytes:
+        """Name, dtype and shape of a row; count: its tokens, -1 where nothing is cut off."""
+        shape = self.shape if count < 0 else (count, *self.shape[1:])
+        label = self._labels[count] = f"{self.label} {shape};".encode()
+        return label
 
 
 def counted(tensors: Mapping[str, Tensor]) -> int:

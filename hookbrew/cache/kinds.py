@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -45,11 +46,19 @@ class Kind(Protocol):
     def encode(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """The parts of a batch, each (B, ...); raises CacheError for outputs that it cannot keep."""
 
+    def decode(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs, out of the parts of a batch by name; as far as they were kept."""
+
 
 def dtyped(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
     """Raise CacheError for a dtype that outputs are not kept in."""
     if value not in FLOATS:
         raise CacheError(f"outputs are not kept in {value!r}; {words.hint(value, FLOATS)}")
+
+
+def ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Names, in their order."""
+    return tuple(names)
 
 
 @attrs.frozen
@@ -73,6 +82,10 @@ class Full:
         """The logits, in the dtype that they are kept in."""
         return [cast("logits", logits(outputs, tokens=self.tokens), self.dtype)]
 
+    def decode(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The logits."""
+        return dict(parts)
+
 
 @attrs.frozen
 class TopK:
@@ -87,6 +100,8 @@ class TopK:
     temperature: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
     tokens: bool = False
     """Whether the logits are (B, L, C), and not (B, C)."""
+    classes: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    """C, for `decode`."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -105,13 +120,23 @@ class TopK:
         tail = log_p.scatter(-1, indices, -torch.inf).logsumexp(-1)  # not 1 - sum: that cancels where it is small
         return [cast("values", values, self.dtype), indices.int(), cast("tail", tail, self.dtype)]
 
+    def decode(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits whose softmax at the temperature has the K as they were, and the tail in equal shares for all others.
+
+        Whatever reads no more than the K, and the others as one, cannot tell them from the teacher's.
+        """
+        values, tail, indices = parts["values"].float(), parts["tail"].float(), parts["indices"].long()
+        others = max(1, self.classes - values.shape[-1])
+        log_p = (tail - math.log(others))[..., None].repeat(*[1] * tail.dim(), self.classes)
+        return {"logits": log_p.scatter_(-1, indices, values) * self.temperature}
+
 
 @attrs.frozen
 class Hidden:
     """Tensors that were tapped, by name."""
 
-    names: tuple[str, ...] = attrs.field(converter=tuple)
-    tokens: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    names: tuple[str, ...] = attrs.field(converter=ordered)
+    tokens: tuple[str, ...] = attrs.field(default=(), converter=ordered)
     """Those of them that are (B, L, ...)."""
     dtype: str = attrs.field(default="fp16", validator=dtyped)
 
@@ -127,6 +152,10 @@ class Hidden:
     def encode(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """The tensors, in the dtype that they are kept in."""
         return [cast(name, given(outputs, name), self.dtype) for name in self.names]
+
+    def decode(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors."""
+        return dict(parts)
 
 
 def stored(kind: str, parts: Sequence[Part], **options: Any) -> dict[str, Any]:

@@ -37,9 +37,12 @@ class Writer:
         Tokens of padding are left out. Raises CacheError for outputs that do not fit the examples or the kind, and
         when the disk takes no more: what was put before stays.
         """
+        return self.keep(examples, self.kind.encode(outputs))
+
+    def keep(self, examples: Examples, tensors: Sequence[Tensor]) -> int:
+        """As `put`, of what the kind has made of outputs."""
         if self.failed:
             raise CacheError(f"the cache {self.folder} could not be written before; open it anew")
-        tensors = self.kind.encode(outputs)
         for part, tensor in zip(self.kind.parts, tensors, strict=True):
             require(part, tensor, examples)
         rows = [tensor.cpu() for tensor in tensors]

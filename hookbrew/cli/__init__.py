@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "hookbrew.cli.export:export",
     "report": "hookbrew.cli.page:report",
     "compare": "hookbrew.cli.compare:compare",
+    "cache": "hookbrew.cli.cache:cache",
     "config": "hookbrew.cli.config:config",
     "plugins": "hookbrew.cli.plugins:plugins",
     "migrate": "hookbrew.cli.migrate:migrate",

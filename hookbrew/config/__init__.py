@@ -10,6 +10,7 @@ Imports no torch. What components there are is asked of the catalogue that is pa
 
 from __future__ import annotations
 
+from hookbrew.config.cache import Cache
 from hookbrew.config.derived import Derived
 from hookbrew.config.document import Document
 from hookbrew.config.names import check_names
@@ -42,6 +43,7 @@ from hookbrew.config.write import plain, write
 
 __all__ = [
     "EVALUATED",
+    "Cache",
     "Component",
     "Data",
     "Derived",

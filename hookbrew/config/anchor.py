@@ -1,8 +1,8 @@
 """Paths become absolute: those of a file are relative to that file, those of `-s` to the current folder.
 
-Which strings are paths: `output` and `pythonpath`; options of components that are declared as Path; and
-among the arguments of factories those that begin with ./ or ../, and `pretrained_model_name_or_path` if
-it names a folder that is there.
+Which strings are paths: `output`, `pythonpath` and those of `[cache]`; options of components that are declared
+as Path; and among the arguments of factories those that begin with ./ or ../, and
+`pretrained_model_name_or_path` if it names a folder that is there.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ def anchored(document: Document, catalogue: Catalogued) -> dict[str, Any]:
     for name in ("output", "pythonpath"):
         if name in tree:
             tree[name] = mapped(tree[name], (name,), absolute)
+    stored = tree.get("cache")
+    for name in ("folder", "tokenizer"):
+        if isinstance(stored, dict) and name in stored:
+            stored[name] = mapped(stored[name], ("cache", name), absolute)
     for keys, table in factories(tree):
         table.update({key: mapped(value, (*keys, key), argument) for key, value in table.items() if key != "factory"})
     for keys, kind, table in components(tree):

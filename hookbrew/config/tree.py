@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
+from hookbrew.config.cache import Cache
 from hookbrew.config.derived import Derived
 from hookbrew.options import at_least, positive
 
@@ -281,6 +282,7 @@ class Experiment:
     """Changes of each training batch, in this order, before teacher and student see it."""
     callbacks: list[Component] = attrs.field(factory=list)
     """Observers of the run, called in this order."""
+    cache: Cache | None = None
     surgery: list[Edit] = attrs.field(factory=list)
     """Edits of the models, made in this order when they are built, before anything is attached to them."""
 

@@ -4,19 +4,24 @@ from hookbrew.objective.chunk import Chunked, Side
 from hookbrew.objective.glance import glance
 from hookbrew.objective.hard import hard
 from hookbrew.objective.inputs import TASK, Names, accepted, parted
-from hookbrew.objective.objective import Objective, Teachers
+from hookbrew.objective.objective import Objective
 from hookbrew.objective.projection import Made
 from hookbrew.objective.reach import reach
 from hookbrew.objective.reduce import valid_mean
+from hookbrew.objective.seat import Ask, Seat
+from hookbrew.objective.seats import seats
 from hookbrew.objective.tasks import Tasks
+from hookbrew.objective.teachers import Teachers
 from hookbrew.objective.vector import Vector
 
 __all__ = [
     "TASK",
+    "Ask",
     "Chunked",
     "Made",
     "Names",
     "Objective",
+    "Seat",
     "Side",
     "Tasks",
     "Teachers",
@@ -26,5 +31,6 @@ __all__ = [
     "hard",
     "parted",
     "reach",
+    "seats",
     "valid_mean",
 ]

@@ -24,16 +24,14 @@ from hookbrew.objective.inputs import Inputs, Names, parted
 from hookbrew.objective.measure import built, require_reach
 from hookbrew.objective.plan import Plan, Wanted, planned
 from hookbrew.objective.ranks import join
+from hookbrew.objective.seat import Ask
 from hookbrew.objective.source import sourced
-from hookbrew.objective.teachers import called, joined, labelled, require_order, unused
+from hookbrew.objective.teachers import Teachers, called, joined, labelled, require_order, unused
 from hookbrew.objective.term import Term, learned
 from hookbrew.objective.tokens import require_doubled
 from hookbrew.objective.value import Values, weights
 from hookbrew.objective.view import View
 from hookbrew.taps import resharded, synced
-
-Teachers = nn.Module | Mapping[str, nn.Module] | None
-"""None, one, or several by name."""
 
 
 class Objective:
@@ -60,6 +58,9 @@ class Objective:
             raise ConfigError([Problem(f"{at}losses", "there is none: nothing would be trained")])
         self.sources = sourced(losses, self.teachers, self.names, at)
         self.idle = unused(self.teachers, self.sources, at)
+        self._busy = [name for name in self.teachers if name not in self.idle]
+        self.ask: Ask | None = None
+        """Answers for the teachers, which are then not run: with what was stored of them."""
         require_order(student, labelled(self.sources, merge or Merge()), self.names, at)
         self.terms: tuple[Term, ...] = ()
         self.plan = Plan()
@@ -130,9 +131,8 @@ class Objective:
         with torch.no_grad(), kept(self.teacher) if self._shared else nullcontext():
             if self._shared and self.teacher is not None:  # what the student trains is in training mode, for them too
                 self.teacher.eval()
-            for name in self.teachers:
-                if name not in self.idle:
-                    outputs[name] = self._view.run(name, self._inputs.of(name, batch))
+            for who in self._busy:
+                outputs[who] = self.ask(who, batch) if self.ask else self._view.run(who, self._inputs.of(who, batch))
         theirs = next(iter(outputs.values()), None) if len(self.teachers) < 2 else outputs
         self.outputs = (self._view.run("student", self._inputs.of("student", batch)), theirs)
 

@@ -12,11 +12,13 @@ from hookbrew.objective.inputs import Names
 from hookbrew.objective.source import Source
 from hookbrew.taps import unwrap
 
+Teachers = nn.Module | Mapping[str, nn.Module] | None
+"""None, one, or several by name."""
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How classes of transformers end whose logits are of the next token."""
 
 
-def called(teacher: nn.Module | Mapping[str, nn.Module] | None) -> dict[str, nn.Module]:
+def called(teacher: Teachers) -> dict[str, nn.Module]:
     """The teachers by name; the only one is called `teacher`. Raises ConfigError for a name that none can have."""
     if teacher is None:
         return {}

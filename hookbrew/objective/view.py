@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hookbrew.errors import ConfigError, Problem
 from hookbrew.objective.heads import first
@@ -47,6 +47,8 @@ class View:
         self._read: dict[str, dict[Selector, Any]] = {name: {} for name in (*models, WHOLE)}
         """What was read of the last batch, by model and selector."""
         self._named = naming(self._selectors)
+        self._parts: dict[str, dict[Selector, tuple[list[str], bool]]] = {name: {} for name in models}
+        """By model and selector, the canonical paths of what it gives, and whether that is a list; see `seen`."""
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
 
@@ -127,6 +129,30 @@ class View:
             else:
                 read[key] = [tensor for tap in named for tensor in many(taps[tap])]
         return read[key]
+
+    def seen(self, model: str) -> dict[str, Tensor]:
+        """All that is read of the last forward of a model, by canonical path; what one path gives twice has numbers."""
+        found, parts = dict[str, Tensor](), self._parts[model]
+        for (reader, path), selector in self._selectors.items():
+            if reader == model:
+                read = self.read(model, path)
+                if selector not in parts:
+                    parts[selector] = [*self._paths(model, path)], isinstance(read, list)
+                found.update(zip(parts[selector][0], many(read), strict=True))
+        return found
+
+    def _paths(self, model: str, path: str) -> Iterator[str]:
+        """The canonical path of each tensor that a selector gives."""
+        for tap in self._named[model, path]:
+            paths, count = self.taps[model].paths[tap], len(many(self.taps[model][tap]))
+            yield from paths if len(paths) == count else (f"{' and '.join(paths)} {i}" for i in range(count))
+
+    def place(self, model: str, tensors: Mapping[str, Tensor]) -> None:
+        """Be as if a forward had given these, by the paths that `seen` had for an earlier one."""
+        self.taps[model].clear()
+        for selector, (paths, several) in self._parts[model].items():
+            found = [tensors[path] for path in paths]
+            self._read[model][selector] = found if several else found[0]
 
     def sides(self, source: Source, pair: int | None) -> list[Any]:
         """What a source compares, or one pair of it: of the student, then of each teacher."""

@@ -23,6 +23,7 @@ class TopKTail(Softened):
     """
 
     takes: ClassVar[str] = "logits"
+    likeliest: ClassVar[str] = "k"
 
     k: int = at_least(1, 64)
     """How many of the teacher's classes keep a probability of their own."""

@@ -30,7 +30,7 @@ ORDER = [
     ("prepare",),
     ("resume", "signals"),
     ("run",),
-    ("check", "outline"),
+    ("check", "keeping", "outline"),
     ("export",),
     ("compare",),
     ("testing",),

@@ -1,0 +1,178 @@
+"""The teachers of a run with their caches: made out of `[cache]`, open while the run trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from hookbrew.cache.fingerprint import fingerprint
+from hookbrew.cache.head import heading
+from hookbrew.cache.lesson import Lesson
+from hookbrew.cache.serve import fitting
+from hookbrew.config import Cache
+from hookbrew.errors import ConfigError, Problem
+from hookbrew.loop import Batch, State, autocast, size_of, split
+from hookbrew.modes import evaluating
+from hookbrew.objective import TASK, Objective, Seat, Tasks, seats
+from hookbrew.ranks import Ranks
+
+Augment = Callable[[Batch, int, int], Batch]
+CLOSE = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""How far what a teacher says of an example may depend on the batch that it is in, relative to the largest number; 5e-2
+where it computes in less."""
+
+
+@attrs.define(eq=False)
+class Lessons:
+    """All teachers that losses compare with, by task and name."""
+
+    config: Cache
+    objective: Objective | Tasks
+    lessons: Mapping[str, Mapping[str, Lesson]]
+
+    @property
+    def every(self) -> list[Lesson]:
+        """All of them."""
+        return [lesson for own in self.lessons.values() for lesson in own.values()]
+
+    def open(self, ranks: Ranks) -> None:
+        """Answer for the teachers from now on; raises CacheError for a cache of something else."""
+        for lesson in self.every:
+            ranks.first(lesson.make)
+            lesson.open()
+        for task, part in self.objective.parts.items():
+            part.ask = partial(asked, self.lessons[task])
+
+    def refresh(self) -> None:
+        """Look for what was added since."""
+        for lesson in self.every:
+            lesson.refresh()
+
+    def close(self) -> None:
+        """Let the teachers answer themselves again; raises CacheError for what could not be written."""
+        for part in self.objective.parts.values():
+            part.ask = None
+        for lesson in self.every:
+            lesson.close()
+
+    def own(self, batch: Mapping[str, Any]) -> Mapping[str, Lesson]:
+        """The teachers of the task that a batch is of."""
+        return self.lessons[batch[TASK] if isinstance(self.objective, Tasks) else ""]
+
+    def supplied(self, augment: Augment) -> Augment:
+        """A batch, augmented as before, with what is kept of it: it is read before it goes to the device."""
+
+        def made(batch: Batch, step: int, position: int) -> Batch:
+            batch = augment(batch, step, position)
+            found = [lesson.supply(batch) for lesson in self.own(batch).values()]
+            return {key: value for part in (batch, *found) for key, value in part.items()}
+
+        return made
+
+    def __str__(self) -> str:
+        return "\n".join(f"cache of {lesson.seat.at}: {lesson}" for lesson in self.every)
+
+
+def asked(lessons: Mapping[str, Lesson], name: str, batch: Mapping[str, Any]) -> Any:
+    """What a teacher returned for a batch; None where it was not run."""
+    return lessons[name].ask(batch)
+
+
+@attrs.define(eq=False)
+class Attending:
+    """The callback that opens the caches when a run begins, and closes them when it is over."""
+
+    priority: ClassVar[int] = -200
+
+    _lessons: Lessons
+
+    def run_start(self, state: State) -> None:
+        """Open them."""
+        self._lessons.open(state.ranks)
+
+    def epoch_start(self, state: State) -> None:
+        """See what the last epoch added."""
+        self._lessons.refresh()
+
+    def run_end(self, state: State) -> None:
+        """Write down what was added."""
+        self._lessons.close()
+
+    def close(self, state: State) -> None:
+        """Close them, also after an error."""
+        self._lessons.close()
+
+
+def attended(
+    config: Cache,
+    objective: Objective | Tasks,
+    first: Sequence[Batch],
+    *,
+    device: torch.device,
+    precision: str,
+) -> Lessons:
+    """The teachers of a measured objective, with what the losses read of them in the first batch, or that of each task.
+
+    first: on the device. Raises ConfigError for what cannot be kept, CacheError for a cache of something else.
+    """
+    found = dict[str, dict[str, Lesson]]()
+    with objective.attached():
+        for batch in first:
+            task = batch[TASK] if isinstance(objective, Tasks) else ""
+            own = seats(objective.parts[task])
+            with evaluating(*(seat.model for seat in own.values())), autocast(precision, device):
+                found[task] = {name: learned(config, seat, batch, device) for name, seat in own.items()}
+    if not any(found.values()):
+        raise ConfigError([Problem("cache", "no loss compares with a teacher, so there is nothing to keep")])
+    lessons = Lessons(config, objective, found)
+    for lesson in lessons.every:
+        if not lesson.there and config.missing == "refuse":
+            message = f"there is no cache in {lesson.folder}; build it with `hookbrew cache build`"
+            raise ConfigError([Problem("cache.folder", message)])
+    return lessons
+
+
+def learned(config: Cache, seat: Seat, batch: Batch, device: torch.device) -> Lesson:
+    """One teacher, after a look at what it says of a batch."""
+    with heading(seat.model) as head:
+        seen = looked(seat, batch)
+    kind = fitting(config, seat, seen, seat.inputs(batch), head)
+    require_alone(seat, batch, seen)
+    fast = torch.is_autocast_enabled(device.type)
+    precision = str(torch.get_autocast_dtype(device.type)).removeprefix("torch.") if fast else "fp32"
+    return Lesson(
+        seat=seat,
+        folder=config.folder if seat.at == "teacher" else config.folder / seat.at,  # the only one has no name
+        kind=kind,
+        fingerprint=fingerprint(seat.model, kind.facts(), [*seen], tokenizer=config.tokenizer, precision=precision),
+        dtypes={name: tensor.dtype for name, tensor in seen.items()},
+        refuse=config.missing == "refuse",
+    )
+
+
+def looked(seat: Seat, batch: Batch) -> dict[str, Tensor]:
+    """What the losses read of a teacher's forward."""
+    with torch.no_grad():
+        seat.run(batch)
+        return {name: tensor.detach() for name, tensor in seat.seen().items()}
+
+
+def require_alone(seat: Seat, batch: Batch, whole: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError for a teacher whose word on an example depends on the others of its batch."""
+    part = looked(seat, next(split(batch, -(-size_of(batch) // 2))))
+    for name, tensor in whole.items():
+        expected, got = tensor[: len(part[name])].float(), part[name].float()
+        if expected.shape != got.shape:
+            continue
+        apart = (expected - got).abs().nan_to_num(posinf=0).max() if got.numel() else 0
+        if float(apart) > CLOSE.get(tensor.dtype, 5e-2) * max(float(expected.nan_to_num(neginf=0).abs().max()), 1e-6):
+            message = (
+                f"what {seat.at} says of an example depends on the others of its batch, by {float(apart):.2g} in "
+                f"{name}; it cannot be kept for each"
+            )
+            raise ConfigError([Problem("cache", message)])

@@ -1,0 +1,131 @@
+"""Which kind of cache gives the losses of a teacher all that they read, and what one cannot give.
+
+B batch, L tokens, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hookbrew.cache.head import LastHidden, headed
+from hookbrew.cache.kinds import Full, Hidden, Kind, TopK
+from hookbrew.config import Cache
+from hookbrew.errors import ConfigError, Problem
+from hookbrew.objective import Seat
+
+LIKELIEST = "likeliest"
+"""The class variable of a loss that reads only a teacher's likeliest classes, and the others as one: the name of the
+option that says how many."""
+
+
+def fitting(
+    config: Cache, seat: Seat, seen: Mapping[str, Tensor], inputs: Mapping[str, Any], head: Mapping[str, Any]
+) -> Kind:
+    """The kind that keeps what the losses read of a teacher, as they saw it in one batch.
+
+    head: the linear layer that ran last, see `heading`.
+    Raises ConfigError for what it would not have, with each loss that would need it.
+    """
+    problems = [Problem("cache", message) for message in unkept(seat, seen, inputs)]
+    tokens = [name for name, tensor in seen.items() if along(seat, tensor, inputs)]
+    if tokens:
+        problems += [Problem(f"{source.path}.mask", message) for source, message in unmasked(seat)]
+    if config.kind == "topk":
+        problems += [*sparse(seat, seen)]
+    elif config.kind == "last_hidden":
+        problems += [*headless(seat, seen, head)]
+    if config.kind != "topk" and config.k is not None:
+        problems.append(Problem("cache.k", f"the kind {config.kind!r} keeps all classes; leave this key out"))
+    if problems:
+        raise ConfigError(problems)
+    if config.kind == "topk":
+        (tensor,) = seen.values()
+        options = [source.table.options for source in seat.sources]
+        most = max(getattr(each, getattr(each, LIKELIEST)) for each in options)
+        k, classes = min(config.k or most, tensor.shape[-1]), tensor.shape[-1]
+        if k < min(most, classes):
+            raise ConfigError([Problem("cache.k", f"a loss reads {most} classes; write so many, or leave it out")])
+        return TopK(k, config.dtype, options[0].temperature, bool(tokens), classes)
+    if config.kind == "last_hidden":
+        return LastHidden(head["head"], head["path"], head["input"].dtype, config.dtype, bool(tokens))
+    if len(seen) == 1 and all(source.takes == "logits" for source in seat.sources):
+        (tensor,) = seen.values()
+        if tensor.dim() == 2 + bool(tokens):
+            return Full(config.dtype, bool(tokens))
+    return Hidden(seen, tokens, config.dtype)
+
+
+def padded(seat: Seat, inputs: Mapping[str, Any]) -> Tensor | None:
+    """The mask, (B, L), that says which tokens of a teacher's inputs are padding; None where none does."""
+    mask = inputs.get(seat.names.mask)
+    return mask if isinstance(mask, Tensor) and mask.dim() == 2 and not mask.is_floating_point() else None
+
+
+def along(seat: Seat, tensor: Tensor, inputs: Mapping[str, Any]) -> bool:
+    """Whether a tensor is (B, L, ...), so that padding is left out of it."""
+    mask = padded(seat, inputs)
+    if mask is None or tensor.dim() < 2 or tensor.shape[1] != mask.shape[1]:
+        return False
+    return tensor.dim() > 2 or seat.names.classes == "tokens"
+
+
+def unkept(seat: Seat, seen: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Iterator[str]:
+    """What the losses read that cannot be kept for each example."""
+    if seat.shared:
+        yield f"{seat.at} shares modules with the student: it changes as that is trained, and is not kept"
+    mask = padded(seat, inputs)
+    size = next((len(value) for value in inputs.values() if isinstance(value, Tensor) and value.dim()), 0)
+    for name, tensor in seen.items():
+        shape = tuple(tensor.shape)
+        if not shape or shape[0] != size:
+            yield f"{seat.at}: {name} is {shape}, and the batch has {size} examples; only rows of examples are kept"
+        elif not tensor.is_floating_point():
+            yield f"{seat.at}: {name} is of {tensor.dtype}; only floats are kept"
+        elif mask is not None and len(shape) > 3 and mask.shape[1] in shape[2:]:
+            yield (
+                f"{seat.at}: {name} is {shape}, which has tokens in other dimensions than the second; its padding "
+                "cannot be left out, so it is not kept"
+            )
+
+
+def unmasked(seat: Seat) -> Iterator[tuple[Any, str]]:
+    """The losses that count padding, of which nothing is kept."""
+    for source in seat.sources:
+        if source.table.mask is not True:
+            yield source, "with a [cache], nothing is kept of padding, which this loss may count; leave this key out"
+
+
+def headless(seat: Seat, seen: Mapping[str, Tensor], head: Mapping[str, Any]) -> Iterator[Problem]:
+    """Why the last hidden state cannot stand for what is read of a teacher."""
+    for name, tensor in seen.items():
+        if not headed(head, tensor):
+            last = f"its last linear layer is {head['path']}" if head else "it has no linear layer"
+            message = f"'last_hidden' is for logits that a linear layer gives, and {name} of {seat.at} is none: {last}"
+            yield Problem("cache.kind", f"{message}; write 'full'")
+
+
+def sparse(seat: Seat, seen: Mapping[str, Tensor]) -> Iterator[Problem]:
+    """What of a teacher the likeliest classes cannot stand for."""
+    temperatures = set()
+    for source in seat.sources:
+        options, kind = source.table.options, source.table.type
+        if getattr(options, LIKELIEST, None) is None:
+            message = f"'topk' keeps the likeliest classes, and loss {kind!r} ({source.path}) reads all; write 'full'"
+        elif source.varying or getattr(options, "standardize", False):
+            what = next(iter(source.varying), "standardize")
+            message = f"'topk' is of one temperature, and {what} of {source.path} needs all logits; write 'full'"
+        elif len(source.teachers) > 1 or seat.names.classes is not None:
+            what = "several teachers are merged" if len(source.teachers) > 1 else "data.classes cuts logits"
+            message = f"'topk' cannot stand for logits where {what}; write 'full'"
+        else:
+            temperatures.add(options.temperature)
+            continue
+        yield Problem("cache.kind", message)
+    if len(temperatures) > 1:
+        told = " and ".join(f"{value:g}" for value in sorted(temperatures))
+        yield Problem("cache.kind", f"'topk' is of one temperature, and the losses have {told}; write 'full'")
+    if len(seen) > 1 or any(tensor.dim() not in (2, 3) for tensor in seen.values()):
+        yield Problem("cache.kind", "'topk' keeps one tensor of logits, (B, C) or (B, L, C); write 'full'")
