@@ -211,6 +211,7 @@ class Distillation:
         parts: how many processes share each batch; as much of it is measured as each of them will get.
         """
         device = chosen(train.device)
+        chunked = train.compile not in ("student", "both") and train.chunked
         for _, model in self._sides():
             model.to(device)
         self.objective.extras.to(device)
@@ -218,7 +219,7 @@ class Distillation:
             batches = feed.first()
             for batch in batches:
                 part = next(split(batch, -(-size_of(batch) // parts)))
-                self.objective.measure(moved(part, device), stop=train.stop_teacher, chunked=train.chunked)
+                self.objective.measure(moved(part, device), stop=train.stop_teacher, chunked=chunked)
         owned(self.objective)
         return batches
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from hookbrew import factory, words
 from hookbrew.cache import Attending, Lessons, attended
-from hookbrew.config import Derived, Edit, Experiment, Factory, Merge
+from hookbrew.config import Derived, Edit, Experiment, Factory, Merge, Train
 from hookbrew.config.keys import dotted
 from hookbrew.distillation import Distillation, Fitting
 from hookbrew.errors import ConfigError, Problem, SelectorError, SurgeryError
@@ -74,7 +74,7 @@ def prepare(
         loader.index = objective.names.index if objective.indexed else None
     mixed = distillation.mixed(feeds, experiment.train)
     evaluate = Chain(others) if experiment.tasks and others else next(iter(others.values()), None)
-    first = distillation.measure(mixed, experiment.train, world().size)
+    first = distillation.measure(mixed, measured(experiment), world().size)
     lessons = None if experiment.cache is None else stored(experiment, distillation, first)
     if evaluate is not None:
         for batch in distillation.rehearse(evaluate, experiment.train):
@@ -89,6 +89,12 @@ def prepare(
         first=first,
         lessons=lessons,
     )
+
+
+def measured(experiment: Experiment) -> Train:
+    """[train], with whole logits where they are kept: what is in a cache may not depend on how large a batch is."""
+    train = experiment.train
+    return attrs.evolve(train, chunked=False) if experiment.cache is not None and train.chunked == "auto" else train
 
 
 def stored(experiment: Experiment, distillation: Distillation, first: Sequence[Batch]) -> Lessons:

@@ -152,7 +152,7 @@ def unteachable(part: Mapping[str, Any], keys: Keys) -> Iterator[Fault]:
 
 
 def lasting(conv: Converter) -> strict.Hook:
-    """The hook for `[train]`, which says once how long."""
+    """The hook for `[train]`, which says once how long, and nothing that excludes another thing."""
     own = strict.table(Train, conv)
 
     def structure(value: Any, _: Any) -> Any:
@@ -161,7 +161,7 @@ def lasting(conv: Converter) -> strict.Hook:
         with collected(found):
             made = own(value, Train)
         if isinstance(value, Mapping):
-            found += unlimited(value)
+            found += [*unlimited(value), *unstoppable(value)]
         finish(found)
         return made
 
@@ -176,6 +176,12 @@ def unlimited(train: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault(("steps",), "give either epochs or steps, not both")
     elif not {"epochs", "steps"} & {*train, *near}:
         yield Fault((), "missing: give either epochs or steps")
+
+
+def unstoppable(train: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with a student that is both compiled and to stop before its head."""
+    if train.get("chunked") is True and train.get("compile") in ("student", "both"):
+        yield Fault(("chunked",), "a compiled student does not stop before its head; leave one out, this or 'compile'")
 
 
 def structure_loss(table: Mapping[str, Any], catalogue: Catalogued) -> Loss:
@@ -203,7 +209,8 @@ def structure_component(kind: str, table: Mapping[str, Any], catalogue: Catalogu
 def structure_train(table: Mapping[str, Any]) -> Train:
     """The keys of `[train]`, for the Python API; raises ConfigError with all that is wrong."""
     try:
-        train = strict.converter().structure(table, Train)
+        train: Train = strict.converter().structure(table, Train)
+        finish([*unstoppable(table)])
     except (Mismatch, BaseValidationError) as error:
         raise ConfigError([Problem(dotted(keys), message, "fit") for keys, message in faults(error)]) from error
     if train.teacher_precision != "same":

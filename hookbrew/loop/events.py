@@ -102,7 +102,8 @@ class Events:
     def forward_end(self, state: State) -> None:
         """`state.student_out` and `state.teacher_out` hold what the models returned.
 
-        A teacher that stopped early returned None; `train.stop_teacher = false` lets it go on."""
+        A teacher that stopped early returned None; `train.stop_teacher = false` lets it go on. So did a student whose
+        losses are computed in chunks; `train.chunked = false` lets it make its logits."""
 
     @event
     def loss_end(self, state: State) -> None:

@@ -62,7 +62,7 @@ class Group:
         self.labelled = self.labelled or (term if term.scope.labels is not None else None)
 
 
-@attrs.define
+@attrs.define(slots=False)
 class Values:
     """How terms are evaluated."""
 

@@ -173,7 +173,8 @@ class View:
         problems = list[Problem]()
         for model, taps in self.taps.items():
             if taps.pending:
-                layout = taps.survey(**inputs("student" if model == WHOLE else model))
+                given = inputs("student" if model == WHOLE else model)
+                layout = taps.survey(**(first(given)[0] if WHOLE in self.taps else given))
                 for tap in taps.pending:
                     path = tap if (model, tap) in self._places else tap.rpartition(" ")[0]
                     with collected(problems, self._places[model, path]):

@@ -129,9 +129,10 @@ def counted(counts: Callable[..., Any], ruler: Ruler) -> Callable[..., Any]:
 
 @contextmanager
 def computed(objective: Objective, task: str, ruler: Ruler) -> Iterator[None]:
-    """Each forward of a model and each term of the loss is a part; task: what their names begin with."""
-    view = objective._view
-    run, evaluated = view.run, objective._evaluated
+    """Each forward of a model and each term of the loss is a part, terms that are computed together one; task: what
+    their names begin with."""
+    view, values = objective._view, objective._values
+    run, evaluated, walk = view.run, values.one, values.walk
 
     def forward(model: str, *given: Any) -> Any:
         with within(ruler, ("models", f"{task}{model}")):
@@ -141,7 +142,12 @@ def computed(objective: Objective, task: str, ruler: Ruler) -> Iterator[None]:
         with within(ruler, ("losses", f"{task}{term.name}")):
             return evaluated(term, *given)
 
-    with replaced(view, "run", forward), replaced(objective, "_evaluated", mean):
+    def walked(group: Any, *given: Any) -> Any:
+        names = " + ".join(objective.terms[place].name for place in group.parts)
+        with within(ruler, ("losses", f"{task}{names}")):
+            return walk(group, *given)
+
+    with replaced(view, "run", forward), replaced(values, "one", mean), replaced(values, "walk", walked):
         yield
 
 

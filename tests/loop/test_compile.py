@@ -31,6 +31,14 @@ class Compiled:
         self.seen.append([model._compiled_call_impl is not None for model in (state.student, state.teacher)])
 
 
+def test_a_compiled_student_does_not_stop(tagger, batches, pack):
+    with pytest.raises(ConfigError) as caught:
+        trained(tagger, batches, pack, compile="both", chunked=True)
+    what = "a compiled student does not stop before its head; leave one out, this or 'compile'"
+    assert str(caught.value) == f"fit: chunked: {what}"
+    structure_train({"steps": 1, "compile": "teacher", "chunked": True})
+
+
 @pytest.mark.slow
 def test_the_same_training(tagger, batches, pack):
     plain, _ = trained(tagger, batches, pack)

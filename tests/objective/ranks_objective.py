@@ -132,7 +132,7 @@ def train(wrap, losses, *, chunked="auto", **options):
     }
 
 
-def refused():
+def unchunked():
     """What a wrapped student says to losses in chunks."""
     try:
         train(Replica, divergences, chunked=True)
@@ -319,7 +319,7 @@ CASES = {
     "fsdp adamw twice": lambda: train(shard, both, sgd=False, fits=2),
     "left": left,
     "plain chunked": lambda: train(lambda student: student, divergences, chunked=True),
-    "ddp chunked": refused,
+    "ddp chunked": unchunked,
     "plain both": lambda: train(lambda student: student, both),
     "plain hidden": lambda: train(lambda student: student, hidden),
     "plain shared": lambda: shared(lambda student: student),

@@ -142,7 +142,8 @@ def test_forwards_of_a_training_end_before_the_head_and_those_of_an_evaluation_d
 
 def test_not_even_the_first_batch_has_whole_logits(pack, batch):
     teacher, student, shapes = gpt2(16), gpt2(8), set()
-    made = Objective(student, teacher, [structure_loss(hb.loss("kl").table, pack)])
+    tables = [hb.loss("kl"), hb.loss("hidden_mse", student="hidden[1]", teacher="hidden[1]", projection="linear")]
+    made = Objective(student, teacher, [structure_loss(table.table, pack) for table in tables])
     linear = nn.functional.linear
 
     def noted(*given):
@@ -244,6 +245,16 @@ def hooked(model):
 
 
 BETWEEN = "a softcap, a scale, an adapter, a change of type or a hook lies between"
+
+
+@pytest.mark.parametrize("tables", ["both", "each"])
+def test_autocast(measured, batch, tables):
+    student, teacher, found = gpt2(8), gpt2(16), []
+    for chunked in (False, True):
+        made = measured(student, teacher, TABLES[tables], causal=True, chunked=chunked)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found.append(stepped(made, [batch], 0.0))
+    torch.testing.assert_close(found[1], found[0], rtol=2e-2, atol=2e-3)
 
 
 @pytest.mark.parametrize("change", [Capped, adapted, hooked])

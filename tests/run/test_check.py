@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from hookbrew.check import stop
+from hookbrew.objective import plan
 
 
 @pytest.fixture
@@ -36,6 +37,30 @@ def test_check_goes_through_four_levels(toy, hookbrew):
     ]
     number = r"[\d.e+-]+"
     assert re.fullmatch(rf"step     ok  kd_ce {number}, gradient norm {number}", done.stdout.splitlines()[8])
+
+
+@pytest.mark.usefixtures("untouched")
+def test_check_tells_of_losses_in_chunks(hookbrew):
+    done = hookbrew("check", "toy.toml", "-s", "train.chunked=true")
+    assert done.exit_code == 0, done.output
+    assert [line.strip() for line in done.stdout.splitlines()[2:7]] == [
+        "build    ok  student Net, 331 parameters; gets input_ids, attention_mask",
+        "student stops before head",
+        "teacher Net, 591 parameters; gets input_ids, attention_mask",
+        "teacher stops before head",
+        "kd_ce: student head:in ~ teacher head:in, a mean over samples, in chunks",
+    ]
+
+
+def test_check_tells_why_losses_are_not_in_chunks(toy, hookbrew, monkeypatch):
+    monkeypatch.setattr(plan, "LARGE", 0)
+    text = (toy / "toy.toml").read_text().replace('type = "kd_ce"', 'type = "dkd"')
+    (toy / "toy.toml").write_text(text)
+    why = "loss 'dkd' has no chunked form, or none with these options"
+    assert f"large logits are made whole: losses[0]: {why}" in hookbrew("check", "toy.toml").stdout
+    refused = hookbrew("check", "toy.toml", "-s", "train.chunked=true")
+    assert refused.exit_code == 2
+    assert f"losses[0]: train.chunked: {why}" in refused.stderr
 
 
 def test_check_names_what_no_loss_reaches(toy, hookbrew):
