@@ -9,6 +9,7 @@ from hookbrew.objective.reach import reach
 from hookbrew.objective.reduce import valid_mean
 from hookbrew.objective.seat import Ask, Seat
 from hookbrew.objective.seats import seats
+from hookbrew.objective.source import Source
 from hookbrew.objective.tasks import Tasks
 from hookbrew.objective.teachers import Teachers
 from hookbrew.objective.vector import Vector
@@ -20,6 +21,7 @@ __all__ = [
     "Names",
     "Objective",
     "Seat",
+    "Source",
     "Tasks",
     "Teachers",
     "Vector",
