@@ -6,6 +6,8 @@ from hookbrew.cache.keys import Examples, examples
 from hookbrew.cache.kinds import Full, Hidden, Kind, Part, TopK
 from hookbrew.cache.lesson import Lesson
 from hookbrew.cache.lessons import Attending, Lessons, attended
+from hookbrew.cache.rounded import Rounded
+from hookbrew.cache.sampled import Sampled
 from hookbrew.cache.writer import Writer
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "Lesson",
     "Lessons",
     "Part",
+    "Rounded",
+    "Sampled",
     "TopK",
     "Writer",
     "attended",

@@ -14,7 +14,7 @@ from hookbrew import words
 from hookbrew.errors import CacheError
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-DTYPES = {"int32": torch.int32, **FLOATS}
+DTYPES = {"int8": torch.int8, "int32": torch.int32, **FLOATS}
 
 
 @attrs.frozen

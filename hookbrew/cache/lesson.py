@@ -16,9 +16,10 @@ from torch import Tensor
 
 from hookbrew.cache.cache import FACTS, Cache, facts, opened
 from hookbrew.cache.fingerprint import Fingerprint
-from hookbrew.cache.head import LastHidden, heard
+from hookbrew.cache.head import heard
 from hookbrew.cache.keys import Examples, examples
-from hookbrew.cache.kinds import Full, Kind, TopK
+from hookbrew.cache.kinds import Hidden, Kind
+from hookbrew.cache.rounded import Rounded
 from hookbrew.cache.writer import Writer
 from hookbrew.errors import CacheError
 from hookbrew.objective import Seat
@@ -81,7 +82,7 @@ class Lesson:
 
     def __str__(self) -> str:
         made = self.fingerprint.stored
-        options = "".join(f" {name} {made[name]}" for name in ("k", "temperature", "head") if name in made)
+        options = "".join(f" {name} {made[name]}" for name in ("k", "draws", "temperature", "head") if name in made)
         there = f"{len(Cache(self.folder))} examples" if self.there else "nothing yet"
         return f"{made['kind']}{options} in {self.kind.parts[0].dtype}, {there} in {self.folder}"
 
@@ -115,7 +116,7 @@ class Lesson:
         if next(iter(self._keys.values())) in batch:
             self.seat.place(self.decoded({name: batch[key] for name, key in self._keys.items()}))
             return None
-        with heard(self.kind) as outputs:
+        with heard(bare(self.kind)) as outputs:
             output = self.seat.run(batch)
         seen = self.seat.seen()
         made = self.kind.encode({**outputs, **({"logits": next(iter(seen.values()))} if self.named else seen)})
@@ -128,7 +129,7 @@ class Lesson:
     @property
     def named(self) -> bool:
         """Whether the kind calls its one tensor `logits`, whatever the path is that it was read by."""
-        return isinstance(self.kind, Full | LastHidden | TopK)
+        return not isinstance(bare(self.kind), Hidden)
 
     def decoded(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the losses read, by canonical path, out of what is kept of it."""
@@ -147,3 +148,8 @@ class Lesson:
                 raise
             log.warning("%s; the run goes on, and the teacher runs where nothing was kept", error)
             self._writer = None
+
+
+def bare(kind: Kind) -> Kind:
+    """A kind without what rounds it."""
+    return kind.kind if isinstance(kind, Rounded) else kind

@@ -10,12 +10,20 @@ from typing import Any
 
 from torch import Tensor
 
+from hookbrew import words
 from hookbrew.cache.head import LastHidden, headed
 from hookbrew.cache.kinds import Full, Hidden, Kind, TopK
+from hookbrew.cache.rounded import Rounded
+from hookbrew.cache.sampled import Sampled
 from hookbrew.config import Cache
 from hookbrew.errors import ConfigError, Problem
-from hookbrew.objective import Seat
+from hookbrew.objective import Seat, Source
 
+DRAWS = 64
+KEPT = {"topk": ("fp32", "fp16", "bf16"), "sampled": ("fp32",)}
+"""The dtypes of kinds that keep some classes only; ids are of int32 whatever it is."""
+LINEAR = "linear"
+"""The attribute of a loss's options that says whether it is linear in the teacher's probabilities."""
 LIKELIEST = "likeliest"
 """The class variable of a loss that reads only a teacher's likeliest classes, and the others as one: the name of the
 option that says how many."""
@@ -33,29 +41,38 @@ def fitting(
     tokens = [name for name, tensor in seen.items() if along(seat, tensor, inputs)]
     if tokens:
         problems += [Problem(f"{source.path}.mask", message) for source, message in unmasked(seat)]
-    if config.kind == "topk":
-        problems += [*sparse(seat, seen)]
+    if config.kind in ("topk", "sampled"):
+        problems += [*sparse(config, seat, seen)]
     elif config.kind == "last_hidden":
         problems += [*headless(seat, seen, head)]
-    if config.kind != "topk" and config.k is not None:
+    if config.k is not None and config.kind in ("full", "last_hidden"):
         problems.append(Problem("cache.k", f"the kind {config.kind!r} keeps all classes; leave this key out"))
     if problems:
         raise ConfigError(problems)
-    if config.kind == "topk":
+    if config.kind in ("topk", "sampled"):
         (tensor,) = seen.values()
-        options = [source.table.options for source in seat.sources]
-        most = max(getattr(each, getattr(each, LIKELIEST)) for each in options)
-        k, classes = min(config.k or most, tensor.shape[-1]), tensor.shape[-1]
-        if k < min(most, classes):
-            raise ConfigError([Problem("cache.k", f"a loss reads {most} classes; write so many, or leave it out")])
-        return TopK(k, config.dtype, options[0].temperature, bool(tokens), classes)
+        return reduced(config, seat, tensor.shape[-1], bool(tokens))
+    dtype = "fp32" if config.dtype == "int8" else config.dtype
+    kind: Kind = Hidden(seen, tokens, dtype)
     if config.kind == "last_hidden":
-        return LastHidden(head["head"], head["path"], head["input"].dtype, config.dtype, bool(tokens))
-    if len(seen) == 1 and all(source.takes == "logits" for source in seat.sources):
+        kind = LastHidden(head["head"], head["path"], head["input"].dtype, dtype, bool(tokens))
+    elif len(seen) == 1 and all(source.takes == "logits" for source in seat.sources):
         (tensor,) = seen.values()
-        if tensor.dim() == 2 + bool(tokens):
-            return Full(config.dtype, bool(tokens))
-    return Hidden(seen, tokens, config.dtype)
+        kind = Full(dtype, bool(tokens)) if tensor.dim() == 2 + bool(tokens) else kind
+    return Rounded(kind) if config.dtype == "int8" else kind
+
+
+def reduced(config: Cache, seat: Seat, classes: int, tokens: bool) -> Kind:
+    """The kind that keeps some classes only, for losses that `sparse` found nothing wrong with."""
+    options = [source.table.options for source in seat.sources]
+    temperature = options[0].temperature
+    if config.kind == "sampled":
+        return Sampled(config.k or DRAWS, temperature, tokens, classes)
+    most = max(getattr(each, getattr(each, LIKELIEST)) for each in options)
+    k = min(config.k or most, classes)
+    if k < min(most, classes):
+        raise ConfigError([Problem("cache.k", f"a loss reads {most} classes; write so many, or leave it out")])
+    return TopK(k, config.dtype, temperature, tokens, classes)
 
 
 def padded(seat: Seat, inputs: Mapping[str, Any]) -> Tensor | None:
@@ -91,7 +108,7 @@ def unkept(seat: Seat, seen: Mapping[str, Tensor], inputs: Mapping[str, Any]) ->
             )
 
 
-def unmasked(seat: Seat) -> Iterator[tuple[Any, str]]:
+def unmasked(seat: Seat) -> Iterator[tuple[Source, str]]:
     """The losses that count padding, of which nothing is kept."""
     for source in seat.sources:
         if source.table.mask is not True:
@@ -107,25 +124,36 @@ def headless(seat: Seat, seen: Mapping[str, Tensor], head: Mapping[str, Any]) ->
             yield Problem("cache.kind", f"{message}; write 'full'")
 
 
-def sparse(seat: Seat, seen: Mapping[str, Tensor]) -> Iterator[Problem]:
-    """What of a teacher the likeliest classes cannot stand for."""
+def sparse(config: Cache, seat: Seat, seen: Mapping[str, Tensor]) -> Iterator[Problem]:
+    """What of a teacher some of its classes cannot stand for."""
+    kind = config.kind
+    if config.dtype not in KEPT[kind]:
+        yield Problem("cache.dtype", f"{kind!r} is not kept in {config.dtype}; {words.hint(config.dtype, KEPT[kind])}")
     temperatures = set()
     for source in seat.sources:
-        options, kind = source.table.options, source.table.type
-        if getattr(options, LIKELIEST, None) is None:
-            message = f"'topk' keeps the likeliest classes, and loss {kind!r} ({source.path}) reads all; write 'full'"
-        elif source.varying or getattr(options, "standardize", False):
-            what = next(iter(source.varying), "standardize")
-            message = f"'topk' is of one temperature, and {what} of {source.path} needs all logits; write 'full'"
-        elif len(source.teachers) > 1 or seat.names.classes is not None:
-            what = "several teachers are merged" if len(source.teachers) > 1 else "data.classes cuts logits"
-            message = f"'topk' cannot stand for logits where {what}; write 'full'"
+        wrong = needing(kind, source, seat)
+        if wrong:
+            yield Problem("cache.kind", f"{kind!r} {wrong}; write 'full'")
         else:
-            temperatures.add(options.temperature)
-            continue
-        yield Problem("cache.kind", message)
+            temperatures.add(source.table.options.temperature)
     if len(temperatures) > 1:
         told = " and ".join(f"{value:g}" for value in sorted(temperatures))
-        yield Problem("cache.kind", f"'topk' is of one temperature, and the losses have {told}; write 'full'")
+        yield Problem("cache.kind", f"{kind!r} is of one temperature, and the losses have {told}; write 'full'")
     if len(seen) > 1 or any(tensor.dim() not in (2, 3) for tensor in seen.values()):
-        yield Problem("cache.kind", "'topk' keeps one tensor of logits, (B, C) or (B, L, C); write 'full'")
+        yield Problem("cache.kind", f"{kind!r} keeps one tensor of logits, (B, C) or (B, L, C); write 'full'")
+
+
+def needing(kind: str, source: Source, seat: Seat) -> str | None:
+    """Why a loss needs all logits; None if it does not."""
+    options, name = source.table.options, f"loss {source.table.type!r} ({source.path})"
+    if kind == "topk" and getattr(options, LIKELIEST, None) is None:
+        return f"keeps the likeliest classes, and {name} reads all"
+    if kind == "sampled" and not getattr(options, LINEAR, False):
+        return f"keeps draws, and {name} is not linear in the teacher's probabilities"
+    if source.varying or getattr(options, "standardize", False):
+        return (
+            f"is of one temperature, and {next(iter(source.varying), 'standardize')} of {source.path} needs all logits"
+        )
+    if len(source.teachers) > 1:
+        return "cannot stand for logits where several teachers are merged"
+    return "cannot stand for logits where data.classes cuts them" if seat.names.classes is not None else None

@@ -16,13 +16,14 @@ class Cache:
 
     folder: Path
     """Where, relative to the file; made if it is not there. Any number of runs may use it at once."""
-    kind: Literal["full", "last_hidden", "topk"] = "full"
+    kind: Literal["full", "last_hidden", "topk", "sampled"] = "full"
     """What is kept: all that the losses read of a teacher; or in place of its logits what its last layer makes them of,
-    which is applied again; or the likeliest classes and the mass of the rest, all that `topk_tail` reads."""
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """The numbers on the disk; the shorter ones are rounded."""
+    which is applied again; or the likeliest classes and the mass of the rest, all that `topk_tail` reads; or classes
+    drawn from its probabilities, which stand for them in `kd_ce` without bias."""
+    dtype: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    """The numbers on the disk; the shorter ones are rounded, int8 to 1/254 of the largest number of a row."""
     k: int | None = at_least(1, None)
-    """Classes that `topk` keeps; as many as the losses read when left out."""
+    """Classes that `topk` keeps, as many as the losses read when left out; or draws of `sampled`, 64 when left out."""
     tokenizer: Path | None = None
     """The folder of the tokenizer that made the ids, relative to the file: when its files change, the cache is
     refused."""

@@ -10,6 +10,7 @@ from hookbrew.objective.reach import reach
 from hookbrew.objective.reduce import valid_mean
 from hookbrew.objective.seat import Ask, Seat
 from hookbrew.objective.seats import seats
+from hookbrew.objective.source import Source
 from hookbrew.objective.tasks import Tasks
 from hookbrew.objective.teachers import Teachers
 from hookbrew.objective.vector import Vector
@@ -23,6 +24,7 @@ __all__ = [
     "Objective",
     "Seat",
     "Side",
+    "Source",
     "Tasks",
     "Teachers",
     "Vector",

@@ -30,6 +30,11 @@ class KDCE(Taught):
         "zero_at_agreement": "a cross-entropy has the teacher's entropy left at agreement; its gradient is 0 there"
     }
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is linear in the teacher's probabilities: classes drawn from these then stand for them."""
+        return not (self.standardize or self.probability_shift or self.dynamic)
+
     def build(self) -> Callable[..., Tensor]:
         """The loss, as a function of student, teacher and mask, and labels with `probability_shift`."""
         return self.around(kd_ce)

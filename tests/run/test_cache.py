@@ -162,6 +162,34 @@ def test_a_head_that_is_not_all_is_refused(train):
     assert "and layers.0 of teacher is none: it has no linear layer; write 'full'" in text
 
 
+def test_draws_stand_for_probabilities(train, folder):
+    sets = ["losses=[{type='kd_ce', temperature=2}]", "cache.kind=sampled"]
+    train("plain", sets[0])
+    assert train("first", *sets, KEPT, "cache.k=200") == LOOKS + 6
+    assert train("second", *sets, KEPT, "cache.k=200", "cache.missing=refuse") == LOOKS
+    assert difference("first", "second") == 0
+    train("many", *sets, "cache.folder=many", "cache.k=20000")  # a tenth of the deviation
+    assert 0 < 3 * difference("plain", "many") < difference("plain", "second")
+    assert Cache(folder / "kept").facts["stored"]["draws"] == 200
+    for wrong in ("{type='kl'}", "{type='kd_ce', standardize=true}"):
+        text = refused(train, KEPT, sets[1], f"losses=[{wrong}]", error=ConfigError)
+        assert "is not linear in the teacher's probabilities; write 'full'" in text
+    assert "cache.dtype: 'sampled' is not kept in fp16; " in refused(
+        train, KEPT, *sets, "cache.dtype=fp16", error=ConfigError
+    )
+
+
+@pytest.mark.parametrize("sets", [[], [*TOKENS, "cache.kind=last_hidden"]])
+def test_bytes_with_a_scale_for_each_row(train, folder, sets):
+    train("plain", *sets[:3])
+    small = "cache.dtype=int8"
+    assert train("first", *sets, KEPT, small) == LOOKS + 6
+    assert train("second", *sets, KEPT, small) == LOOKS
+    assert difference("first", "second") == 0
+    assert 0 < difference("plain", "second") < 0.02
+    assert {part.dtype for part in Cache(folder / "kept").parts} == {"int8", "fp32"}
+
+
 def test_memory_that_is_short_halves_what_was_stored_too(train):
     train("first", KEPT)
     assert train("second", KEPT, "train.out_of_memory=halve", "callbacks=[{type='short', at=4}]") == LOOKS
