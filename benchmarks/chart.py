@@ -17,6 +17,11 @@ def spread(line: Mapping[str, Any]) -> str:
     return f"{line['low']:.2f}..{line['high']:.2f}"
 
 
+def ratios(line: Mapping[str, Any]) -> str:
+    """The median, its interval, and the ratio of the fastest steps."""
+    return f"{line['middle']:.2f} ({spread(line)}), {line['fastest']:.2f}"
+
+
 def show(console: Console, job: Mapping[str, Any]) -> None:
     """The figures of one job."""
     table = Table(
@@ -52,7 +57,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     sizes = [["by hand, MiB"] + [f"{next(iter(job['lines'].values()))['peak'] / 2**20:.3g}" for job in jobs.values()]]
     for name in names(jobs)[1:]:
         lines = [job["lines"].get(name) for job in jobs.values()]
-        rows.append([name] + [f"{line['middle']:.2f} ({spread(line)})" if line else "-" for line in lines])
+        rows.append([name] + [ratios(line) if line else "-" for line in lines])
         sizes.append([name] + [f"{line['memory']:.2f}" if line else "-" for line in lines])
     goals = [next((line for line in job["lines"].values() if "target" in line), None) for job in jobs.values()]
     rows.append(["target of hookbrew"] + [f"<= {goal['target']:g} {goal['verdict']}" if goal else "" for goal in goals])

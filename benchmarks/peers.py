@@ -196,7 +196,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 130)
     if given.read:
         reports = [json.loads(Path(path).read_text(encoding="utf-8")) for path in given.read]
-        report = reports[0] | {"jobs": {name: job for one in reports for name, job in one["jobs"].items()}}
+        jobs = {name: job for one in reports for name, job in one["jobs"].items()}
+        report = reports[0] | {"jobs": {name: jobs[name] for name in WORKS if name in jobs}}
         write(given.json, report)
     else:
         report = run(given, console)
