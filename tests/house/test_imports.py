@@ -33,6 +33,7 @@ ORDER = [
     ("check", "keeping", "outline"),
     ("export",),
     ("compare",),
+    ("estimate",),
     ("testing",),
     ("cli",),
     ("__main__",),
