@@ -80,6 +80,16 @@ def samples(number=24, seed=0):
         ids = torch.randint(1, 20, (int(torch.randint(2, 7, (), generator=generator)),), generator=generator)
         made.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": int(ids[0]) % 3})
     return made
+
+
+class Noisy(list):
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return {**sample, "input_ids": torch.randint(1, 20, sample["input_ids"].shape)}
+
+
+def noisy():
+    return Noisy(samples())
 '''
 
 CONFIG = """\

@@ -407,6 +407,17 @@ def test_a_run_that_is_killed_leaves_all_that_it_wrote(folder, forked, train, pa
     assert difference("plain", "whole") == 0
 
 
+def test_data_that_is_drawn_anew_is_told_once(train, caplog):
+    train("steady", KEPT)
+    assert not [r for r in caplog.records if "as many as the first" in r.getMessage()]
+    assert train("first", KEPT, "data.train.factory='taughtland:noisy'", "train.epochs=4") == LOOKS + 24
+    (told,) = [r.getMessage() for r in caplog.records if "as many as the first" in r.getMessage()]
+    assert told == (
+        "the second epoch added 24 examples to the cache, as many as the first: the data seems to draw them anew each "
+        "time, and the cache grows by each epoch"
+    )
+
+
 def test_no_cache_is_no_call(folder, known, train):
     """A run without one asks nobody."""
     plan = planned(read("toy.toml", ["output=runs/x"]), known)
