@@ -20,7 +20,7 @@ from hookbrew import folder as folders
 from hookbrew import words
 from hookbrew.cache.fingerprint import FORMAT, Fingerprint
 from hookbrew.cache.keys import Examples, content
-from hookbrew.cache.kinds import Kind, Part, parted
+from hookbrew.cache.kinds import Kind, Part, inside, parted
 from hookbrew.cache.shard import INDEX, Piece, Shard
 from hookbrew.cache.writer import LARGEST, Writer
 from hookbrew.errors import CacheError, FolderError
@@ -168,6 +168,8 @@ def facts(folder: Path) -> dict[str, Any]:
 
 def joined(part: Part, pieces: Sequence[Piece], examples: Examples) -> Tensor:
     """One part of a batch, filled up with zeros along the tokens; raises CacheError for shapes that do not fit."""
+    if part.axes and examples.length:
+        return spread(part, pieces, examples)
     shapes = {piece.shape[part.tokens :] for piece in pieces}
     if len(shapes) > 1:
         raise CacheError(f"{part.name!r} has several shapes in one batch: {words.several(sorted(shapes))}")
@@ -180,4 +182,19 @@ def joined(part: Part, pieces: Sequence[Piece], examples: Examples) -> Tensor:
             raise CacheError(f"{part.name!r} has {piece.shape[0]} tokens, and row {row} {span[1] - span[0]}")
         start = span[0] * unit if part.tokens else 0
         rows[row, start : start + len(piece.bytes)] = piece.bytes
+    return batch
+
+
+def spread(part: Part, pieces: Sequence[Piece], examples: Examples) -> Tensor:
+    """As `joined`, of a part with tokens in other dimensions than the first."""
+    rest = {tuple(size for axis, size in enumerate(piece.shape) if axis not in part.axes) for piece in pieces}
+    if len(rest) > 1:
+        raise CacheError(f"{part.name!r} has several shapes in one batch: {words.several(sorted(rest))}")
+    whole = [examples.length if axis in part.axes else size for axis, size in enumerate(pieces[0].shape)]
+    batch = torch.zeros(len(pieces), *whole, dtype=part.torch)
+    for row, (piece, span) in enumerate(zip(pieces, examples.spans, strict=True)):
+        place = batch[row][inside(part, len(whole), span)]
+        if tuple(place.shape) != piece.shape:
+            raise CacheError(f"{part.name!r} is {piece.shape}, and row {row} has {span[1] - span[0]} tokens")
+        place.copy_(torch.from_numpy(piece.bytes.copy()).view(part.torch).view(piece.shape))
     return batch

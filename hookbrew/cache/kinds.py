@@ -17,6 +17,11 @@ FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DTYPES = {"int8": torch.int8, "int32": torch.int32, **FLOATS}
 
 
+def numbered(axes: Iterable[int]) -> tuple[int, ...]:
+    """Numbers of dimensions, in their order."""
+    return tuple(axes)
+
+
 @attrs.frozen
 class Part:
     """One tensor of each example."""
@@ -26,6 +31,8 @@ class Part:
     """A word of `DTYPES`."""
     tokens: bool
     """Whether its first dimension goes along the tokens."""
+    axes: tuple[int, ...] = attrs.field(default=(), converter=numbered)
+    """Where it is others that do, as of an attention, (H, L, S) or (H, L, D): which."""
 
     @property
     def torch(self) -> torch.dtype:
@@ -139,11 +146,13 @@ class Hidden:
     tokens: tuple[str, ...] = attrs.field(default=(), converter=ordered)
     """Those of them that are (B, L, ...)."""
     dtype: str = attrs.field(default="fp16", validator=dtyped)
+    axes: Mapping[str, Sequence[int]] = attrs.field(factory=dict)
+    """Of those that have tokens in other dimensions: which these are, of an example."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """One a tap."""
-        return tuple(Part(name, self.dtype, name in self.tokens) for name in self.names)
+        return tuple(Part(name, self.dtype, name in self.tokens, self.axes.get(name, ())) for name in self.names)
 
     def facts(self) -> dict[str, Any]:
         """Its name and parts."""
@@ -158,14 +167,25 @@ class Hidden:
         return dict(parts)
 
 
+def inside(part: Part, dims: int, span: tuple[int, int]) -> tuple[slice, ...]:
+    """Where in a part of an example, of so many dimensions, its tokens are."""
+    axes = (0,) if part.tokens else part.axes
+    return tuple(slice(*span) if axis in axes else slice(None) for axis in range(dims))
+
+
 def stored(kind: str, parts: Sequence[Part], **options: Any) -> dict[str, Any]:
     """What a kind says of itself in the fingerprint."""
-    return {"kind": kind, **options, "parts": [[part.name, part.dtype, part.tokens] for part in parts]}
+    return {"kind": kind, **options, "parts": [told(part) for part in parts]}
+
+
+def told(part: Part) -> list[Any]:
+    """A part in a fingerprint."""
+    return [part.name, part.dtype, part.tokens, *([list(part.axes)] if part.axes else [])]
 
 
 def parted(facts: Mapping[str, Any]) -> tuple[Part, ...]:
     """The parts, out of what a kind said of itself."""
-    return tuple(Part(name, dtype, tokens) for name, dtype, tokens in facts["parts"])
+    return tuple(Part(*fields) for fields in facts["parts"])
 
 
 def given(outputs: Mapping[str, Tensor], name: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from hookbrew.modes import evaluating
 from hookbrew.objective import TASK, Objective, Seat, Tasks, seats
 from hookbrew.ranks import Ranks
 
+log = logging.getLogger("hookbrew")
 Augment = Callable[[Batch, int, int], Batch]
 CLOSE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """How far what a teacher says of an example may depend on the batch that it is in, relative to the largest number; 5e-2
@@ -90,14 +92,25 @@ class Attending:
     priority: ClassVar[int] = -200
 
     _lessons: Lessons
+    _added: list[int] = attrs.field(factory=list, init=False)
+    """How many examples each epoch added."""
 
     def run_start(self, state: State) -> None:
         """Open them."""
         self._lessons.open(state.ranks)
 
     def epoch_start(self, state: State) -> None:
-        """See what the last epoch added."""
+        """See what the last epoch added; as many as the first are a sign of data that is drawn anew."""
         self._lessons.refresh()
+        fresh = sum(lesson.fresh for lesson in self._lessons.every)
+        self._added.append(fresh - sum(self._added))
+        anew = len(self._added) == 3 and self._added[2] >= self._added[1] > 0
+        if anew and state.ranks.main and not self._lessons.config.augmented:
+            log.warning(
+                "the second epoch added %d examples to the cache, as many as the first: the data seems to draw "
+                "them anew each time, and the cache grows by each epoch",
+                self._added[2],
+            )
 
     def run_end(self, state: State) -> None:
         """Write down what was added."""

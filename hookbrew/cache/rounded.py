@@ -28,9 +28,9 @@ class Rounded:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Each part of the other kind in bytes, and its scales."""
+        """Each part of the other kind in bytes, and its scales: of an attention, (H, L, S), one for each query."""
         pairs = (
-            (Part(part.name, "int8", part.tokens), Part(part.name + SCALE, "fp32", part.tokens))
+            (attrs.evolve(part, dtype="int8"), Part(part.name + SCALE, "fp32", part.tokens, part.axes[:1]))
             for part in self.kind.parts
         )
         return tuple(part for pair in pairs for part in pair)

@@ -38,8 +38,9 @@ def fitting(
     Raises ConfigError for what it would not have, with each loss that would need it.
     """
     problems = [Problem("cache", message) for message in unkept(seat, seen, inputs)]
-    tokens = [name for name, tensor in seen.items() if along(seat, tensor, inputs)]
-    if tokens:
+    axes = crossing(seat, seen, inputs)
+    tokens = [name for name, tensor in seen.items() if name not in axes and along(seat, tensor, inputs)]
+    if tokens or axes:
         problems += [Problem(f"{source.path}.mask", message) for source, message in unmasked(seat)]
     if config.kind in ("topk", "sampled"):
         problems += [*sparse(config, seat, seen)]
@@ -53,7 +54,7 @@ def fitting(
         (tensor,) = seen.values()
         return reduced(config, seat, tensor.shape[-1], bool(tokens))
     dtype = "fp32" if config.dtype == "int8" else config.dtype
-    kind: Kind = Hidden(seen, tokens, dtype)
+    kind: Kind = Hidden(seen, tokens, dtype, axes)
     if config.kind == "last_hidden":
         kind = LastHidden(head["head"], head["path"], head["input"].dtype, dtype, bool(tokens))
     elif len(seen) == 1 and all(source.takes == "logits" for source in seat.sources):
@@ -89,11 +90,23 @@ def along(seat: Seat, tensor: Tensor, inputs: Mapping[str, Any]) -> bool:
     return tensor.dim() > 2 or seat.names.classes == "tokens"
 
 
+def crossing(seat: Seat, seen: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Which dimensions of an example go along the tokens, in what is of an attention: queries, and keys if any."""
+    mask, found = padded(seat, inputs), dict[str, tuple[int, ...]]()
+    for name, square in seat.attended().items() if mask is not None else ():
+        if seen[name].dim() == 4 and mask is not None:
+            wanted = (1, 2) if square else (1,)
+            if all(seen[name].shape[1 + axis] == mask.shape[1] for axis in wanted):
+                found[name] = wanted
+    return found
+
+
 def unkept(seat: Seat, seen: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Iterator[str]:
     """What the losses read that cannot be kept for each example."""
     if seat.shared:
         yield f"{seat.at} shares modules with the student: it changes as that is trained, and is not kept"
     mask = padded(seat, inputs)
+    axes = crossing(seat, seen, inputs)
     size = next((len(value) for value in inputs.values() if isinstance(value, Tensor) and value.dim()), 0)
     for name, tensor in seen.items():
         shape = tuple(tensor.shape)
@@ -101,7 +114,7 @@ def unkept(seat: Seat, seen: Mapping[str, Tensor], inputs: Mapping[str, Any]) ->
             yield f"{seat.at}: {name} is {shape}, and the batch has {size} examples; only rows of examples are kept"
         elif not tensor.is_floating_point():
             yield f"{seat.at}: {name} is of {tensor.dtype}; only floats are kept"
-        elif mask is not None and len(shape) > 3 and mask.shape[1] in shape[2:]:
+        elif mask is not None and name not in axes and len(shape) > 3 and mask.shape[1] in shape[2:]:
             yield (
                 f"{seat.at}: {name} is {shape}, which has tokens in other dimensions than the second; its padding "
                 "cannot be left out, so it is not kept"

@@ -12,7 +12,7 @@ from typing import Self
 from torch import Tensor
 
 from hookbrew.cache.keys import Examples
-from hookbrew.cache.kinds import Kind, Part
+from hookbrew.cache.kinds import Kind, Part, inside
 from hookbrew.cache.shard import DATA, INDEX, RANK, layout, record
 from hookbrew.errors import CacheError
 from hookbrew.store import synced
@@ -125,15 +125,17 @@ def require(part: Part, tensor: Tensor, examples: Examples) -> None:
         raise CacheError(f"{part.name!r} has shape {shape}, and the batch {len(examples.keys)} examples")
     if len(shape) - 1 > RANK:
         raise CacheError(f"{part.name!r} has shape {shape}; at most {RANK} dimensions an example can be kept")
+    if examples.length and any(shape[1 + axis] != examples.length for axis in part.axes):
+        raise CacheError(f"{part.name!r} has shape {shape}, and the mask {examples.length} tokens")
     if part.tokens and (len(shape) < 2 or (examples.length and shape[1] != examples.length)):
         raise CacheError(f"{part.name!r} has shape {shape}, and the mask {examples.length} tokens")
 
 
 def sliced(parts: Sequence[Part], tensors: Sequence[Tensor], span: tuple[int, int] | None) -> list[Tensor]:
     """The parts of an example without what is padding."""
-    return [
-        tensor[slice(*span)] if part.tokens and span else tensor for part, tensor in zip(parts, tensors, strict=True)
-    ]
+    if span is None:
+        return [*tensors]
+    return [tensor[inside(part, tensor.dim(), span)] for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def poured(file: int, content: bytes) -> None:

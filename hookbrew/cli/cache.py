@@ -105,7 +105,9 @@ def folders(folder: Path) -> list[Path]:
 def text(found: dict[str, Any]) -> str:
     """A summary in lines."""
     stored = dict(found["stored"])
-    parts = ", ".join(f"{name} {dtype}{' per token' if tokens else ''}" for name, dtype, tokens in stored.pop("parts"))
+    parts = ", ".join(
+        f"{name} {dtype}{' per token' if any(along) else ''}" for name, dtype, *along in stored.pop("parts")
+    )
     kind = " ".join([stored.pop("kind"), *(f"{key} {value}" for key, value in stored.items())])
     of = f", of {found['of']} and all that its losses read" if "of" in found else ""
     cut = f"; {found['cut']} end in a part of a record, as a killed process leaves them" if found["cut"] else ""

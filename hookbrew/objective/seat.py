@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 from torch import Tensor, nn
 
+from hookbrew.objective.attended import ATTENDED
 from hookbrew.objective.inputs import Inputs, Names
 from hookbrew.objective.source import Source
 from hookbrew.objective.view import View
@@ -43,6 +44,15 @@ class Seat:
     def seen(self) -> dict[str, Tensor]:
         """All that the losses read of its last forward, by canonical path."""
         return self._view.seen(self.name)
+
+    def attended(self) -> dict[str, bool]:
+        """What of `seen` is of an attention: whether it relates tokens to tokens, (B, H, L, S), or is (B, H, L, D)."""
+        return {
+            path: ATTENDED[source.takes].square
+            for source in self.sources
+            if source.takes in ATTENDED
+            for path in self._view.paths(self.name, source.path)
+        }
 
     def place(self, tensors: Mapping[str, Tensor]) -> None:
         """Let the losses read these, by the paths that `seen` had before."""

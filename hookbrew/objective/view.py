@@ -147,6 +147,10 @@ class View:
             paths, count = self.taps[model].paths[tap], len(many(self.taps[model][tap]))
             yield from paths if len(paths) == count else (f"{' and '.join(paths)} {i}" for i in range(count))
 
+    def paths(self, model: str, path: str) -> list[str]:
+        """What a loss reads of a model, by the paths that `seen` had; path: the loss's place."""
+        return self._parts[model][self._selectors[model, path]][0]
+
     def place(self, model: str, tensors: Mapping[str, Tensor]) -> None:
         """Be as if a forward had given these, by the paths that `seen` had for an earlier one."""
         self.taps[model].clear()

@@ -24,6 +24,14 @@ class Table(nn.Module):
         return logits + logits.mean(0) if self.mixing else logits
 
 
+def bert(width=16, layers=2):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 16}
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return BertForSequenceClassification(BertConfig(vocab_size=20, **sizes, **none))
+
+
 class Headed(nn.Module):
     """Logits of tokens, (B, L, C), by a linear head on what is looked up; soft: they are capped after it."""
 
@@ -72,6 +80,16 @@ def samples(number=24, seed=0):
         ids = torch.randint(1, 20, (int(torch.randint(2, 7, (), generator=generator)),), generator=generator)
         made.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": int(ids[0]) % 3})
     return made
+
+
+class Noisy(list):
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return {**sample, "input_ids": torch.randint(1, 20, sample["input_ids"].shape)}
+
+
+def noisy():
+    return Noisy(samples())
 '''
 
 CONFIG = """\

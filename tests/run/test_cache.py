@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,9 +78,16 @@ def runs():
     return sys.modules["taughtland"].Table.runs if "taughtland" in sys.modules else 0
 
 
+def student(name):
+    """The file of a student; of transformers it is in a folder."""
+    (found,) = [p for p in Path(f"runs/{name}/final").rglob("*.safetensors") if p.stem in ("student", "model")]
+    return found
+
+
 def difference(one, other):
     """The largest of all weights."""
-    one, other = (load_file(f"runs/{name}/final/student.safetensors") for name in (one, other))
+    one, other = (load_file(student(name)) for name in (one, other))
+    assert one.keys() == other.keys()
     return max(float((one[key] - other[key]).abs().max()) for key in one)
 
 
@@ -188,6 +196,30 @@ def test_bytes_with_a_scale_for_each_row(train, folder, sets):
     assert difference("first", "second") == 0
     assert 0 < difference("plain", "second") < 0.02
     assert {part.dtype for part in Cache(folder / "kept").parts} == {"int8", "fp32"}
+
+
+ATTENDED = [
+    "teacher.factory='taughtland:bert'",
+    "student.factory='taughtland:bert'",
+    "losses=[{type='attention_mse', student='attention[-1]', teacher='attention[-1]'}, "
+    "{type='value_relation', student='attention[0]:v', teacher='attention[0]:v'}, "
+    "{type='hidden_mse', student='hidden[*]', teacher='hidden[*]'}]",
+    "optimizer={type='SGD', lr=0.1}",  # AdamW steps as far for a gradient that is only rounding
+]
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("fp32", 1e-6), ("fp16", 1e-3), ("int8", 1e-2)])
+def test_attention_is_kept_without_padding_in_each_dimension(train, folder, dtype, most):
+    ran = runs()
+    train("plain", *ATTENDED)
+    for name in ("first", "second"):
+        train(name, *ATTENDED, KEPT, f"cache.dtype={dtype}")
+    train("other", *ATTENDED, KEPT, f"cache.dtype={dtype}", "data.batch_size=6", "cache.missing=refuse")
+    assert runs() == ran
+    assert difference("first", "second") == 0
+    assert difference("plain", "second") < most
+    axes = {part.name: part.axes for part in Cache(folder / "kept").parts if not part.name.endswith(" scale")}
+    assert sorted(axes.values()) == [(), (), (), (1,), (1, 2)]
 
 
 def test_memory_that_is_short_halves_what_was_stored_too(train):
@@ -373,6 +405,17 @@ def test_a_run_that_is_killed_leaves_all_that_it_wrote(folder, forked, train, pa
     assert rows >= before
     train("plain", *sets)
     assert difference("plain", "whole") == 0
+
+
+def test_data_that_is_drawn_anew_is_told_once(train, caplog):
+    train("steady", KEPT)
+    assert not [r for r in caplog.records if "as many as the first" in r.getMessage()]
+    assert train("first", KEPT, "data.train.factory='taughtland:noisy'", "train.epochs=4") == LOOKS + 24
+    (told,) = [r.getMessage() for r in caplog.records if "as many as the first" in r.getMessage()]
+    assert told == (
+        "the second epoch added 24 examples to the cache, as many as the first: the data seems to draw them anew each "
+        "time, and the cache grows by each epoch"
+    )
 
 
 def test_no_cache_is_no_call(folder, known, train):
