@@ -43,8 +43,7 @@ def sparing(function: Loss) -> Loss:
         )
         if isinstance(term.temperature, Tensor):
             require_temperature(student, term.temperature)
-        dense = partial(function, teacher=teacher, mask=mask, **given)
-        found: Tensor = Rows.apply(student, teacher.detach(), mask, term, dense)  # type: ignore[no-untyped-call]
+        found: Tensor = Rows.apply(student, teacher.detach(), mask, (term, partial(function, **given)))  # type: ignore[no-untyped-call]
         return found
 
     return made
@@ -61,23 +60,24 @@ class Rows(Function):
     """The gradient is made in the forward, chunk by chunk, and scaled in the backward."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, mask: Tensor | None, term: Term, dense: Loss) -> Tensor:
-        """The mean over the valid rows, a scalar."""
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, mask: Tensor | None, told: tuple[Term, Loss]) -> Tensor:
+        """The mean over the valid rows, a scalar; told: which loss it is, and the loss on whole tensors."""
+        term, ctx.dense = told
         slope = torch.empty_like(student, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
         found = walked(student, teacher, mask, term, slope)
-        ctx.save_for_backward(student, slope)
-        ctx.dense = dense
+        ctx.save_for_backward(student, slope, teacher, mask)  # let go of by a backward, as no closure would be
         return found
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         """The gradient, times that of the mean; with derivatives of its own where somebody may ask for them."""
-        (grad,), (student, slope) = upstream, ctx.saved_tensors
+        (grad,), (student, slope, teacher, mask) = upstream, ctx.saved_tensors
         if torch.is_grad_enabled():
-            return (*torch.autograd.grad(ctx.dense(student), student, grad, create_graph=True), None, None, None, None)
+            whole = ctx.dense(student, teacher, mask)
+            return (*torch.autograd.grad(whole, student, grad, create_graph=True), None, None, None)
         if torch._C._autograd._get_current_graph_task_keep_graph():
-            return slope * grad.to(slope.dtype), None, None, None, None
-        return slope.mul_(grad), None, None, None, None  # nobody asks for it again
+            return slope * grad.to(slope.dtype), None, None, None
+        return slope.mul_(grad), None, None, None  # nobody asks for it again
 
 
 def walked(student: Tensor, teacher: Tensor, mask: Tensor | None, term: Term, slope: Tensor | None) -> Tensor:

@@ -1,5 +1,7 @@
 """Losses on large logits, taken in chunks of rows: what they are on small ones, with fewer copies."""
 
+import weakref
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -100,6 +102,16 @@ def test_shapes_are_compared():
         logits.kd_ce(torch.randn(3, 7), torch.randn(3, 7), torch.ones(3).long())
     with pytest.raises(ObjectiveError, match="one for each position"):
         logits.kd_ce(torch.randn(3, 7), torch.randn(3, 7), temperature=torch.ones(2))
+
+
+@pytest.mark.usefixtures("large")
+def test_a_loss_that_is_kept_keeps_no_logits():
+    student, teacher, mask = drawn(2, 3, 5)
+    there = weakref.ref(teacher)
+    value = divergences.kl(student * 1.0, teacher, mask)
+    value.backward()
+    del teacher
+    assert there() is None
 
 
 class Sizes(TorchDispatchMode):
