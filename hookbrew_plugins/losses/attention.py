@@ -104,7 +104,7 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
     """
     student, teacher = mapped(student, teacher, mask)
     if mask is None and student.dtype == teacher.dtype and seen(student) and seen(teacher):
-        return functional.mse_loss(student, teacher)  # the same in one pass over memory
+        return functional.mse_loss(student, teacher).clone()  # one pass; torch leaves the scalar all of its buffer
     return valid_mean(squares(student, teacher).mean(dim=1), None if mask is None else crossed(mask))
 
 

@@ -71,7 +71,7 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     """
     student, teacher = paired(student, teacher, mask, "features")
     if mask is None and student.numel() and student.dtype == teacher.dtype:
-        return functional.mse_loss(student, teacher)  # the same in one pass over memory
+        return functional.mse_loss(student, teacher).clone()  # one pass; torch leaves the scalar all of its buffer
     return valid_mean((student - teacher).square().mean(dim=-1), mask)
 
 
