@@ -68,6 +68,8 @@ class Estimate:
     lines: Sequence[Line]
     measured: Measured
     hardware: Hardware
+    refused: str = ""
+    """Why there is no line for FSDP2."""
 
 
 def estimated(found: Measured, hardware: Hardware, most: int, refused: str = "") -> Estimate:
@@ -75,7 +77,7 @@ def estimated(found: Measured, hardware: Hardware, most: int, refused: str = "")
     numbers = sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
     ways = ("DDP",) if refused else WAYS if found.teacher else WAYS[:2]
     lines = [line(found, hardware, n, way) for n in numbers for way in (("alone",) if n == 1 else ways)]
-    return Estimate(lines=lines, measured=found, hardware=hardware)
+    return Estimate(lines=lines, measured=found, hardware=hardware, refused=refused)
 
 
 def line(found: Measured, hardware: Hardware, processes: int, way: str) -> Line:

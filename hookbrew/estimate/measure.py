@@ -156,9 +156,9 @@ def measured(prepared: Prepared) -> Measured:
         trails = [[trail(loop, step, meter, part) for part in each] for each in parts]
         found = [operations(loop, step, each[-1]) for each in parts]
     largest = max(range(len(trails)), key=lambda place: trails[place][0].forward)
-    many = len(parts)
+    many, places = len(parts), range(len(trails[largest]))
     flops = {name: sum(each[name] for each in found) / many for name in found[0]}
-    seconds = [sum(task[min(place, len(task) - 1)][0] for task in timed) / many for place in range(len(trails[largest]))]
+    seconds = [sum(task[min(place, len(task) - 1)][0] for task in timed) / many for place in places]
     return Measured(
         weights=known,
         buffers=sum(map(nbytes, loop.state.student.buffers())),
@@ -247,7 +247,8 @@ def dropping(loop: Loop, moments: list[tuple[int, int]], counted: Bytes | None =
     with ExitStack() as stack:
         for parameter in parameters(loop):
             if parameter.requires_grad:
-                stack.callback(parameter.register_post_accumulate_grad_hook(drop).remove)
+                hook: Any = parameter.register_post_accumulate_grad_hook(drop)  # type: ignore[no-untyped-call]
+                stack.callback(hook.remove)
         yield
 
 
@@ -289,7 +290,7 @@ def operations(loop: Loop, step: Step, batch: Batch) -> dict[str, float]:
     with ExitStack() as stack:
         stack.enter_context(opened())
         stack.enter_context(dropping(loop, []))
-        for part in loop.objective.parts.values():
+        for part in getattr(loop.objective, "parts", {}).values():
             stack.enter_context(computed(part, "", ruler))
         stack.enter_context(ruler.counter)
         step.passes(loop.state, [step.prepare(loop.state, batch, 0)])
