@@ -23,7 +23,7 @@ from measure import machine, write
 import hookbrew_plugins
 from hookbrew.config import read
 from hookbrew.estimate import Hardware, estimated, measured
-from hookbrew.estimate.measure import rate
+from hookbrew.estimate.operations import rate
 from hookbrew.estimate.peak import Peak
 from hookbrew.plan import planned
 from hookbrew.plugin import catalogue

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from hookbrew.estimate.measure import Measured, Trail, Weight
+from hookbrew.estimate.measure import Measured, Trail
+from hookbrew.estimate.sizes import Weight
 
 WAYS = ("DDP", "FSDP2", "FSDP2, both")
 """`train.shard` none, student and both."""

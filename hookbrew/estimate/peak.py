@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from hookbrew.estimate.live import Alive
-from hookbrew.estimate.measure import nbytes
+from hookbrew.estimate.sizes import nbytes
 from hookbrew.loop import Loop, State
 from hookbrew.profile.spans import replaced
 

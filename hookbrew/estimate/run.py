@@ -11,7 +11,9 @@ from torch import nn
 
 from hookbrew.config import read
 from hookbrew.estimate.estimate import Estimate, Hardware, estimated
-from hookbrew.estimate.measure import measured, nbytes, rate
+from hookbrew.estimate.measure import measured
+from hookbrew.estimate.operations import rate
+from hookbrew.estimate.sizes import nbytes
 from hookbrew.loop import chosen
 from hookbrew.plan import placed, planned
 from hookbrew.plugin import Catalogue
