@@ -21,7 +21,7 @@ from hookbrew.loop import Loop, State, chosen, finite, mix
 from hookbrew.plan import Stage, placed, planned, root, written
 from hookbrew.plugin import Catalogue
 from hookbrew.prepare import Prepared, Shelf, looped, prepare
-from hookbrew.profile import Profiling
+from hookbrew.profile import Around
 from hookbrew.ranks import Ranks, joined, leading, world
 from hookbrew.resume import LEVELS, Level, Resumed, compared, facts, newest, require_pace, require_run
 from hookbrew.shield import shielded
@@ -61,7 +61,7 @@ def run(
     going: bool = False,
     quiet: bool = False,
     say: Callable[[str], object] = log.info,
-    profile: Profiling | None = None,
+    profile: Around | None = None,
 ) -> State:
     """The whole run of a configuration file: all checks, then training; returns the last state.
 
@@ -108,7 +108,7 @@ def resume(
     require: Level = "weights",
     quiet: bool = False,
     say: Callable[[str], object] = log.info,
-    profile: Profiling | None = None,
+    profile: Around | None = None,
 ) -> State:
     """Go on with the run in a folder from its newest checkpoint that is whole; returns the last state.
 
@@ -133,7 +133,7 @@ def continued(
     require: Level = "weights",
     changed: bool,
     say: Callable[[str], object],
-    profile: Profiling | None,
+    profile: Around | None,
 ) -> State:
     """Train on from the newest checkpoint; changed: whether the configuration may be another than it was."""
     output, ranks = root(plan), world()
@@ -193,7 +193,7 @@ def trained(
     say: Callable[[str], object],
     place: int = 0,
     resumed: Resumed | None = None,
-    profile: Profiling | None = None,
+    profile: Around | None = None,
 ) -> None:
     """Train one stage after the other, from `place` on, that from a checkpoint if there is one."""
     output = root(plan)

@@ -11,6 +11,7 @@ COMMANDS = {
     "run": "hookbrew.cli.run:run",
     "resume": "hookbrew.cli.resume:resume",
     "check": "hookbrew.cli.check:check",
+    "plan": "hookbrew.cli.plan:plan",
     "taps": "hookbrew.cli.taps:taps",
     "params": "hookbrew.cli.params:params",
     "export": "hookbrew.cli.export:export",

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from hookbrew.estimate.measure import Measured, Trail, Weight
+from hookbrew.estimate.measure import Measured, Trail
+from hookbrew.estimate.sizes import Weight
 
 WAYS = ("DDP", "FSDP2", "FSDP2, both")
 """`train.shard` none, student and both."""
@@ -68,6 +69,8 @@ class Estimate:
     lines: Sequence[Line]
     measured: Measured
     hardware: Hardware
+    refused: str = ""
+    """Why there is no line for FSDP2."""
 
 
 def estimated(found: Measured, hardware: Hardware, most: int, refused: str = "") -> Estimate:
@@ -75,7 +78,7 @@ def estimated(found: Measured, hardware: Hardware, most: int, refused: str = "")
     numbers = sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
     ways = ("DDP",) if refused else WAYS if found.teacher else WAYS[:2]
     lines = [line(found, hardware, n, way) for n in numbers for way in (("alone",) if n == 1 else ways)]
-    return Estimate(lines=lines, measured=found, hardware=hardware)
+    return Estimate(lines=lines, measured=found, hardware=hardware, refused=refused)
 
 
 def line(found: Measured, hardware: Hardware, processes: int, way: str) -> Line:

@@ -84,7 +84,7 @@ class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def now(self) -> int:
         """Bytes at this moment."""
-        sizes = {where: (held, size(held)) for where, (held, _) in self._made.items() if not held.expired()}
+        sizes = {where: (held, size(held)) for where, (held, _) in self._made.items() if not held.expired()}  # type: ignore[no-untyped-call]
         self._made = sizes
         self._bound = sum(each for _, each in sizes.values())
         return self._bound
@@ -115,7 +115,7 @@ class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def size(held: StorageWeakRef) -> int:
     """Bytes of a storage as it is now; 0 when it is gone."""
-    storage = torch.UntypedStorage._new_with_weak_ptr(held.cdata)  # type: ignore[attr-defined]  # of C++
+    storage = torch.UntypedStorage._new_with_weak_ptr(held.cdata)
     return 0 if storage is None else int(storage.nbytes())
 
 

@@ -6,45 +6,29 @@ are not used afterwards.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from statistics import median
 from typing import Any, ClassVar
 
 import attrs
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from hookbrew import factory
-from hookbrew.compare.flops import opened
 from hookbrew.distillation import Fitting
 from hookbrew.estimate.live import Bytes, watched
+from hookbrew.estimate.operations import clock, operations
+from hookbrew.estimate.sizes import Weight, dropping, nbytes, taught, weighed
 from hookbrew.loop import Batch, Loop, State, size_of, split
 from hookbrew.loop.device import threads
 from hookbrew.loop.step import Step, stepping
 from hookbrew.prepare import Prepared
-from hookbrew.profile.ruler import Part, wait
-from hookbrew.profile.spans import computed
-from hookbrew.ranks import layers
 
 ROUNDS = 3
 """Steps that are timed, after one that is not."""
 AVERAGED = "ema"
 """The callback that has an average of the student, of its size."""
-
-
-@attrs.frozen
-class Weight:
-    """A parameter that is trained, or a part of the student that is not; in bytes."""
-
-    size: int
-    gradient: int
-    moments: int
-    """What the optimizer keeps for it."""
-    unit: int | None
-    """The layer that FSDP2 gathers it with, -1 for what is in none; None for what is never shared out."""
 
 
 @attrs.frozen
@@ -126,12 +110,6 @@ class Meter:
         self.times[what] = clock(self._device)
 
 
-def clock(device: torch.device) -> float:
-    """The time when the device has done what it was given."""
-    wait(device)
-    return time.perf_counter()
-
-
 def measured(prepared: Prepared) -> Measured:
     """Make some steps of a stage, and say what they took; of several tasks the memory is that of the largest.
 
@@ -156,9 +134,9 @@ def measured(prepared: Prepared) -> Measured:
         trails = [[trail(loop, step, meter, part) for part in each] for each in parts]
         found = [operations(loop, step, each[-1]) for each in parts]
     largest = max(range(len(trails)), key=lambda place: trails[place][0].forward)
-    many = len(parts)
+    many, places = len(parts), range(len(trails[largest]))
     flops = {name: sum(each[name] for each in found) / many for name in found[0]}
-    seconds = [sum(task[min(place, len(task) - 1)][0] for task in timed) / many for place in range(len(trails[largest]))]
+    seconds = [sum(task[min(place, len(task) - 1)][0] for task in timed) / many for place in places]
     return Measured(
         weights=known,
         buffers=sum(map(nbytes, loop.state.student.buffers())),
@@ -232,115 +210,3 @@ def trail(loop: Loop, step: Step, meter: Meter, batch: Batch) -> Trail:
     own = sum(nbytes(value) for value in ready.values() if isinstance(value, Tensor))
     noted = [(number, most + own) for number, most in moments]
     return Trail(size_of(batch), meter.forward + own, noted, after + own, left + own)
-
-
-@contextmanager
-def dropping(loop: Loop, moments: list[tuple[int, int]], counted: Bytes | None = None) -> Iterator[None]:
-    """Inside, each gradient is noted and dropped as soon as it is there."""
-    numbers = {id(parameter): number for number, parameter in enumerate(parameters(loop))}
-
-    def drop(parameter: Tensor) -> None:
-        if counted is not None:
-            moments.append((numbers[id(parameter)], counted.since(nbytes(parameter))))
-        parameter.grad = None
-
-    with ExitStack() as stack:
-        for parameter in parameters(loop):
-            if parameter.requires_grad:
-                stack.callback(parameter.register_post_accumulate_grad_hook(drop).remove)
-        yield
-
-
-def parameters(loop: Loop) -> list[nn.Parameter]:
-    """Those of the student, then what is trained beside it."""
-    return [*dict.fromkeys((*loop.state.student.parameters(), *loop.objective.extras.parameters()))]
-
-
-def weighed(loop: Loop) -> list[Weight]:
-    """All parameters, when the optimizer has made its first step."""
-    student = loop.state.student
-    units = {id(p): place for place, layer in enumerate(layers(student)) for p in layer.parameters()}
-    own = {id(p): units.get(id(p), -1) for p in student.parameters()}
-    found = []
-    for parameter in parameters(loop):
-        kept = loop.optimizer.state.get(parameter, {})
-        moments = sum(nbytes(value) for value in kept.values() if isinstance(value, Tensor))
-        gradient = nbytes(parameter) if parameter.requires_grad else 0
-        found.append(Weight(nbytes(parameter), gradient, moments, own.get(id(parameter))))
-    return found
-
-
-def taught(teacher: nn.Module | None, student: nn.Module) -> dict[str, int]:
-    """The size of all teachers, without what is the student's too, and what of one would be gathered at one time."""
-    if teacher is None:
-        return {"teacher": 0, "gathered": 0}
-    theirs = {id(tensor) for tensor in (*student.parameters(), *student.buffers())}
-    tensors = [t for t in (*teacher.parameters(), *teacher.buffers()) if id(t) not in theirs]
-    gathered = 0
-    for module in teacher.children() if type(teacher) is nn.ModuleDict else [teacher]:
-        inner = [sum(map(nbytes, layer.parameters())) for layer in layers(module)]
-        gathered = max(gathered, sum(map(nbytes, module.parameters())) - sum(inner) + max(inner, default=0))
-    return {"teacher": sum(map(nbytes, tensors)), "gathered": gathered}
-
-
-def operations(loop: Loop, step: Step, batch: Batch) -> dict[str, float]:
-    """Floating-point operations of a pass for each sample: of each forward, and the rest, which is backward's."""
-    ruler = Counter()
-    with ExitStack() as stack:
-        stack.enter_context(opened())
-        stack.enter_context(dropping(loop, []))
-        for part in loop.objective.parts.values():
-            stack.enter_context(computed(part, "", ruler))
-        stack.enter_context(ruler.counter)
-        step.passes(loop.state, [step.prepare(loop.state, batch, 0)])
-    whole = ruler.whole()
-    found = {name: ruler.found.get(name, 0) for name in ("teacher", "student", "losses")}
-    size = size_of(batch)
-    return {name: count / size for name, count in {**found, "backward": whole - sum(found.values())}.items()}
-
-
-class Counter:
-    """A ruler of operations in place of time."""
-
-    def __init__(self) -> None:
-        self.counter = FlopCounterMode(display=False)
-        self.found: dict[str, int] = {}
-        self._open: list[tuple[str, int]] = []
-
-    def whole(self) -> int:
-        """All until now."""
-        return int(self.counter.get_total_flops())
-
-    def begin(self, part: Part) -> int:
-        """A part begins."""
-        group, name = part
-        self._open.append((group if group != "models" else "student" if name == "student" else "teacher", self.whole()))
-        return len(self._open) - 1
-
-    def end(self, mark: int) -> None:
-        """It ends."""
-        name, before = self._open.pop()
-        self.found[name] = self.found.get(name, 0) + self.whole() - before
-
-    def become(self, part: Part) -> None:
-        """What lies between is not asked for."""
-
-    def since(self, part: Part) -> None:
-        """Nor is what has passed."""
-
-
-def nbytes(tensor: Tensor) -> int:
-    """Bytes of a tensor's elements."""
-    return tensor.numel() * tensor.element_size()
-
-
-def rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of the device in a product of two large matrices: the best of some."""
-    size = 8192 if device.type == "cuda" else 1024
-    one = torch.ones(size, size, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(ROUNDS + 1):
-        before = clock(device)
-        torch.mm(one, one)
-        best = min(best, clock(device) - before)
-    return 2 * size**3 / best

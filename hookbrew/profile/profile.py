@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -33,6 +33,13 @@ TRACE = "trace.json.gz"
 WARM, TRACED = 5, 3
 """Steps before anything is timed, and those of the trace; fewer of a short training."""
 KINDS = ("warm", "plain", "parts", "trace")
+
+
+class Around(Protocol):
+    """What a run may be given to look at its trainings."""
+
+    def around(self, loop: Loop, where: Path) -> AbstractContextManager[None]:
+        """A training is run inside; where: the folder of its run."""
 
 
 @attrs.frozen(kw_only=True)

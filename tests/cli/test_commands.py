@@ -27,7 +27,7 @@ def test_help():
     done = CliRunner().invoke(main, ["--help"])
     assert done.exit_code == 0
     listed = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()]
-    known = "run resume check taps params export report compare config plugins migrate"
+    known = "run resume check plan taps params export report compare config plugins migrate"
     assert listed == known.split()
 
 

@@ -20,11 +20,20 @@ def tower(tmp_path, monkeypatch):
     sys.modules.pop("towers_of", None)
 
 
+KNOWN = {}
+"""What was measured, by its settings: the same for all tests."""
+
+
 @pytest.fixture
 def found(tower, pack):
     """found(*sets): what was measured of tower.toml."""
 
     def make(*sets):
+        if sets not in KNOWN:
+            KNOWN[sets] = fresh(*sets)
+        return KNOWN[sets]
+
+    def fresh(*sets):
         plan = planned(read("tower.toml", [*sets]), pack, quiet=True)
         with built(plan, pack) as made:
             return measured(made[0])

@@ -79,6 +79,8 @@ HEAVY = {
     "bf16": ["train.precision=bf16", "student.width=128"],
 }
 """What is most of the memory."""
+FAST = ["weights", "activations", "accumulated"]
+"""Those that are tried with two processes each time."""
 
 
 def prepare(folder):
