@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hookbrew.cache import Full, Hidden, Rounded, Sampled, TopK
+from hookbrew.cache import Full, Hidden, Rounded, Sampled, TopK, examples, fingerprint, opened
 from hookbrew.errors import CacheError
 from hookbrew_plugins.losses import kd_ce, topk_tail
 
@@ -68,3 +68,32 @@ def test_bytes_have_no_infinite_numbers():
         Rounded(Full()).encode({"logits": rows})
     with pytest.raises(CacheError, match=r"'x' of shape \(2,\) has no features to round; write fp16"):
         Rounded(Hidden(["x"], dtype="fp32")).encode({"x": torch.ones(2)})
+
+
+@pytest.mark.parametrize("axes", [(1, 2), (1,)])
+def test_an_attention_lies_where_its_tokens_are(tmp_path, axes):
+    """Texts of several lengths, padded on the left or on the right, these also in a wider batch."""
+    kind = Hidden(["map"], dtype="fp32", axes={"map": axes})
+    lengths, sizes = [3, 1, 4], {axis: 4 for axis in axes}
+    full = torch.randn(3, 2, *(sizes.get(axis, 5) for axis in (1, 2)))
+
+    def batch(length, left):
+        mask = torch.zeros(3, length, dtype=torch.long)
+        found = torch.zeros(3, 2, *(length if axis in axes else 5 for axis in (1, 2)))
+        for row, count in enumerate(lengths):
+            here = slice(length - count, length) if left else slice(0, count)
+            mask[row, here] = 1
+            keys = here if 2 in axes else slice(None)
+            found[row, :, here, keys] = full[row, :, :count, : count if 2 in axes else None]
+        return examples({"attention_mask": mask}), found
+
+    for left in (True, False):
+        cache = opened(tmp_path / str(left), fingerprint(torch.nn.Linear(1, 1), kind.facts()))
+        keyed, found = batch(4, left)
+        with cache.writer(kind) as writer:
+            assert writer.put(keyed, {"map": found}) == 3
+        cache.refresh()
+        assert torch.equal(cache.read(keyed)["map"], found)
+        if not left:
+            keyed, found = batch(6, left)
+            assert torch.equal(cache.read(keyed)["map"], found)
