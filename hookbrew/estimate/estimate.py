@@ -19,6 +19,8 @@ WAYS = ("DDP", "FSDP2", "FSDP2, both")
 """`train.shard` none, student and both."""
 ROOM = 0.9
 """So much of a device's memory is there for a training: the rest is the context's and lost between blocks."""
+MOST = 2**20
+"""Samples of one process, up to which a batch is looked for."""
 HIDDEN = 2 / 3
 """Of a pass, backward: as long as that lasts, averaging hides behind it."""
 
@@ -104,8 +106,8 @@ def line(found: Measured, hardware: Hardware, processes: int, way: str) -> Line:
 
 
 def largest(found: Measured, processes: int, way: str, room: float) -> int:
-    """The most samples of one process that fit; 0 for none. More than are counted in millions is no batch."""
-    low, high = 0, 2**20
+    """The most samples of one process that fit, up to `MOST`; 0 for none."""
+    low, high = 0, MOST
     while low < high:
         middle = (low + high + 1) // 2
         fits = sum(peak(found, processes, way, middle).values()) <= room

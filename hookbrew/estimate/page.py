@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from hookbrew.estimate.amount import mebibytes, short
-from hookbrew.estimate.estimate import HIDDEN, ROOM, Estimate, Line
+from hookbrew.estimate.estimate import HIDDEN, MOST, ROOM, Estimate, Line
 from hookbrew.words import aligned
 
 PARTS = ("weights", "gradients", "optimizer", "average", "teacher", "activations", "communication")
@@ -36,7 +36,8 @@ def cells(line: Line, shown: list[str], *, judged: bool) -> list[str]:
     found = [str(line.processes), "" if line.way == "alone" else line.way, f"{line.batch:,}"]
     found += [*(mebibytes(line.memory[part]) for part in shown), mebibytes(line.peak)]
     if judged:
-        found += ["yes" if line.fits else "no", f"{line.largest:,}" if line.largest else "none"]
+        every = line.largest == line.processes * MOST
+        found += ["yes" if line.fits else "no", "any" if every else f"{line.largest:,}" if line.largest else "none"]
     return [*found, seconds(line.step), f"{line.rate:,.0f}" if line.rate >= 10 else f"{line.rate:.2g}"]
 
 

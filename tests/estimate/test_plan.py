@@ -34,6 +34,11 @@ def test_the_table(command, tower):
     assert [path for path in sorted(tower.iterdir()) if path.name != "__pycache__"] == before
 
 
+def test_what_is_small_fits_in_any_batch(command):
+    done = command("--gpus", "1", "--memory", "1000TiB")
+    assert done.stdout.splitlines()[1].split()[-4] == "any"
+
+
 def test_json(command):
     done = command("--gpus", "2", "--json", "--quiet", "--flops", "1T", "--bandwidth", "1GB/s")
     found = json.loads(done.stdout)

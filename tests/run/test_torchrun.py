@@ -178,7 +178,20 @@ def test_options_that_torchrun_would_take(folder):
     """It reads what stands behind `-m hookbrew` too, and refuses what begins like two of its own."""
     from torch.distributed.run import get_args_parser
 
-    given = ["run", "toy.toml", "--overwrite", "--resume", "--quiet", "-s", "train.epochs=1", "--set", "seed=1"]
+    given = [
+        "run",
+        "toy.toml",
+        "--overwrite",
+        "--resume",
+        "--profile",
+        "--profile-steps",
+        "3",
+        "--quiet",
+        "-s",
+        "train.epochs=1",
+        "--set",
+        "seed=1",
+    ]
     for arguments in (given, ["resume", "runs/toy", "--require", "exact"]):
         parsed = get_args_parser().parse_args(["--nproc-per-node=2", "-m", "hookbrew", *arguments])
         assert parsed.training_script_args == arguments
