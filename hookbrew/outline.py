@@ -12,12 +12,13 @@ from hookbrew import factory, hub, words
 from hookbrew.chance import kept_random
 from hookbrew.config import Derived, Document, Experiment, Factory, read, staged
 from hookbrew.errors import ConfigError, Problem
+from hookbrew.feeds import feed
 from hookbrew.loop import Chain, chosen, moved
+from hookbrew.models import model
 from hookbrew.modes import evaluating
 from hookbrew.objective import Names, accepted, parted
 from hookbrew.plan import place, placed, require_source, resolved
 from hookbrew.plugin import Catalogue
-from hookbrew.prepare import feed, model
 from hookbrew.taps import Outline, outline
 
 

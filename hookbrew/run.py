@@ -18,9 +18,10 @@ from hookbrew.config import Document, read
 from hookbrew.earlier import held
 from hookbrew.errors import FolderError, PreemptedError, ResumeError
 from hookbrew.loop import Loop, State, chosen, finite, mix
+from hookbrew.models import Shelf
 from hookbrew.plan import Stage, placed, planned, root, written
 from hookbrew.plugin import Catalogue
-from hookbrew.prepare import Prepared, Shelf, looped, prepare
+from hookbrew.prepare import Prepared, looped, prepare
 from hookbrew.profile import Around
 from hookbrew.ranks import Ranks, joined, leading, world
 from hookbrew.resume import LEVELS, Level, Resumed, compared, facts, newest, require_pace, require_run

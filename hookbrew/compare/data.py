@@ -14,10 +14,10 @@ from hookbrew.compare.named import known, unknown
 from hookbrew.compare.source import Opened, Source
 from hookbrew.config import Experiment
 from hookbrew.errors import HookbrewError
+from hookbrew.feeds import loader
 from hookbrew.loop import Batch, Loader, mix
 from hookbrew.objective import Names
 from hookbrew.plan import place, placed
-from hookbrew.prepare import loader
 
 
 @attrs.frozen

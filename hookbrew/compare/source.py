@@ -18,11 +18,11 @@ from hookbrew.compare.weights import disk, filled
 from hookbrew.config import Document, Experiment, Factory, read, staged
 from hookbrew.errors import FolderError, HookbrewError
 from hookbrew.export.weights import Origin, fill
+from hookbrew.models import merged, model
 from hookbrew.objective import Names
 from hookbrew.outline import Modelled, modelled
 from hookbrew.plan import placed, resolved
 from hookbrew.plugin import Catalogue
-from hookbrew.prepare import merged, model
 
 
 @attrs.define

@@ -19,11 +19,12 @@ from hookbrew.config import Experiment, read
 from hookbrew.errors import ExportError
 from hookbrew.export.axes import Tensors
 from hookbrew.export.weights import Origin, fill
+from hookbrew.feeds import feed
 from hookbrew.folder import STATUS
+from hookbrew.models import merged, model
 from hookbrew.objective import Names, accepted, parted
 from hookbrew.plan import Stage, placed, planned
 from hookbrew.plugin import Catalogue
-from hookbrew.prepare import feed, merged, model
 from hookbrew.report.read import table
 from hookbrew.resume import require_run
 from hookbrew.store import MANIFEST, Store

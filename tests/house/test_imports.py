@@ -27,6 +27,8 @@ ORDER = [
     ("distillation",),
     ("hub",),
     ("plan", "operate"),
+    ("feeds",),
+    ("models",),
     ("prepare",),
     ("resume", "signals"),
     ("run",),

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from hookbrew.config import read
 from hookbrew.factory import importing
+from hookbrew.models import sample
 from hookbrew.plan import planned
-from hookbrew.prepare import sample
 from hookbrew.run import built, resume, run
 
 MODULE = """
