@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hookbrew.errors import ConfigError, Problem
+from hookbrew.errors import ConfigError, HookbrewError, Problem
+from hookbrew.objective.attended import ATTENDED
 from hookbrew.objective.heads import first
 from hookbrew.objective.sides import Selector
 from hookbrew.objective.source import Source, collected
@@ -47,6 +48,9 @@ class View:
         self._read: dict[str, dict[Selector, Any]] = {name: {} for name in (*models, WHOLE)}
         """What was read of the last batch, by model and selector."""
         self._named = naming(self._selectors)
+        self._soon = {name: [s.path for s in sources if s.takes in ATTENDED and name in s.teachers] for name in models}
+        """What is read of a teacher at once: attention, which the student's forward then finds computed, its queries and
+        keys gone."""
         self._parts: dict[str, dict[Selector, tuple[list[str], bool]]] = {name: {} for name in models}
         """By model and selector, the canonical paths of what it gives, and whether that is a list; see `seen`."""
         if problems:
@@ -117,7 +121,11 @@ class View:
     def run(self, model: str, inputs: Mapping[str, Any]) -> Any:
         """A forward that is recorded; what is read from now on is of this one. None if it was stopped."""
         self._read[model].clear()
-        return self.taps[model].run(**inputs)
+        output = self.taps[model].run(**inputs)
+        for path in self._soon.get(model, ()):
+            with suppress(HookbrewError):  # the loss that reads it will say so, with its place
+                self.read(model, path)
+        return output
 
     def read(self, model: str, path: str) -> Any:
         """A tensor, or a list of them where the selector gives one or is a list; terms with one selector share it."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import hookbrew as hb
 from hookbrew.config import structure_loss
@@ -297,3 +298,18 @@ def test_a_word_that_counts_nothing(made):
     assert message(lambda: made(Looker(), Looker(), on("mine", ":attn"), known=known)) == (
         "losses[0]: loss 'mine' counts 'pair'; did you mean 'pairs'?"
     )
+
+
+def test_queries_and_keys_of_a_teacher_are_gone_before_the_student_runs(made, batches):
+    """Its attention is computed by then; they would be alive together with all that the student keeps for backward."""
+    (batch,) = batches([3, 2])
+    student, teacher = Looker(), Looker()
+    objective = made(student, teacher, on("attention_mse", ":attn"))
+    kept, alive = [], []
+    with objective.attached():
+        objective.measure(batch)
+        inner = teacher.blocks[-1].inner  # one memory for queries, keys and values
+        inner.register_forward_hook(lambda module, given, out: kept.append(StorageWeakRef(out.untyped_storage())))
+        student.register_forward_pre_hook(lambda module, given: alive.append(not kept[-1].expired()))
+        objective.forward(batch)
+    assert alive == [False]
