@@ -27,7 +27,7 @@ def test_help():
     done = CliRunner().invoke(main, ["--help"])
     assert done.exit_code == 0
     listed = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()]
-    known = "run resume check plan taps params export report compare config plugins migrate"
+    known = "run resume check plan taps params export report compare cache config plugins migrate"
     assert listed == known.split()
 
 
@@ -41,9 +41,9 @@ def test_version():
 
 
 def test_a_near_command():
-    done = CliRunner().invoke(main, ["chekc"])
+    done = CliRunner().invoke(main, ["ckeck"])
     assert done.exit_code == 2
-    assert done.stderr.endswith("Error: No such command 'chekc'. Did you mean 'check'?\n")
+    assert done.stderr.endswith("Error: No such command 'ckeck'. Did you mean 'check'?\n")
 
 
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["plugins", "show"], ["plugins", "list", "--jsno"], []])
@@ -76,7 +76,7 @@ def test_a_command_is_imported_when_it_is_named(tmp_path, monkeypatch):
 
 def test_without_standalone_mode_errors_are_raised():
     with pytest.raises(click.NoSuchCommand):
-        main(["chekc"], standalone_mode=False)
+        main(["ckeck"], standalone_mode=False)
 
 
 def test_python_m():
