@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 from measure import machine, write
+from models import bert
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.nn import functional
 from vocabulary import by_hand
-from work import bert
 
 from hookbrew import heap
 

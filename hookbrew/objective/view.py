@@ -49,8 +49,7 @@ class View:
         """What was read of the last batch, by model and selector."""
         self._named = naming(self._selectors)
         self._soon = {name: [s.path for s in sources if s.takes in ATTENDED and name in s.teachers] for name in models}
-        """What is read of a teacher at once: attention, which the student's forward then finds computed, its queries and
-        keys gone."""
+        """What is read of a teacher at once: attention, whose queries and keys are gone when the student runs."""
         self._parts: dict[str, dict[Selector, tuple[list[str], bool]]] = {name: {} for name in models}
         """By model and selector, the canonical paths of what it gives, and whether that is a list; see `seen`."""
         if problems:
