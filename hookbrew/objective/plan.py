@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from hookbrew.errors import ConfigError, ObjectiveError, Problem
+from hookbrew.errors import ConfigError, HookbrewError, ObjectiveError, Problem
 from hookbrew.objective.chunk import Chunked
 from hookbrew.objective.heads import Head, Look, look
 from hookbrew.objective.inputs import Names, called
@@ -67,7 +67,7 @@ def planned(
         for model, selector in source.selectors.items() if isinstance(source.selectors["student"], str) else ():
             with collected(problems, source.path):
                 if (model, selector) not in looks:
-                    looks[model, selector] = look(models[model], str(selector), inputs(model))
+                    looks[model, selector] = tried(model, models[model], str(selector), inputs(model))
                 if wanted == "auto" and not worth(looks[model, selector], device_of(student)):
                     return Plan()
                 heads[model, source.path] = required(model, str(selector), looks[model, selector])
@@ -104,6 +104,17 @@ def stopless(student: nn.Module) -> str | None:
     if synced(student):
         return "a wrapper averages the student's gradients, and waits for its output"
     return "the student is compiled" if compiled(student) else None
+
+
+def tried(name: str, model: nn.Module, selector: str, inputs: Mapping[str, Any]) -> Look:
+    """`look`; raises ObjectiveError for a model that does not run on one sample, though it may on a batch."""
+    try:
+        return look(model, selector, inputs)
+    except HookbrewError:
+        raise
+    except Exception as error:  # whatever a model raises; the whole batch that follows shows what is wrong with it
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ObjectiveError(f"the {called(name)} does not run on one sample of a batch: {told}") from error
 
 
 def required(model: str, selector: str, found: Look) -> Head:

@@ -18,7 +18,7 @@ from hookbrew_plugins.losses.chunked import BUFFER, evened, widest
 from hookbrew_plugins.losses.shapes import require_mask, require_same
 from hookbrew_plugins.losses.slopes import Pool
 from hookbrew_plugins.losses.soften import require_temperature
-from hookbrew_plugins.losses.walk import SHARES, Plan, Term, measured
+from hookbrew_plugins.losses.walk import SHARES, Plan, Term, held, measured
 
 Loss = Callable[..., Tensor]
 
@@ -63,7 +63,9 @@ class Rows(Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, mask: Tensor | None, told: tuple[Term, Loss]) -> Tensor:
         """The mean over the valid rows, a scalar; told: which loss it is, and the loss on whole tensors."""
         term, ctx.dense = told
-        slope = torch.empty_like(student, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
+        kind, slope = held(student, torch.float32), None
+        if ctx.needs_input_grad[0]:
+            slope = torch.empty_like(student, dtype=kind, memory_format=torch.contiguous_format)
         found = walked(student, teacher, mask, term, slope)
         ctx.save_for_backward(student, slope, teacher, mask)  # let go of by a backward, as no closure would be
         return found

@@ -94,8 +94,9 @@ class Grads:
 
     def __init__(self, student: Side, plan: Plan, wanted: list[bool]) -> None:
         hidden, weight, bias = student
-        self.shape, self.kinds = hidden.shape, (weight.dtype, None if bias is None else bias.dtype)
-        self.hidden = torch.zeros_like(hidden.reshape(-1, hidden.shape[-1])) if wanted[0] else None
+        self.shape, self.kinds = hidden.shape, [None if one is None else held(one, plan.wide) for one in (weight, bias)]
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        self.hidden = torch.zeros_like(rows, dtype=held(hidden, plan.wide)) if wanted[0] else None
         # wider than the weight: a sum over many chunks loses what it is given in 16 bits
         self.weight = torch.zeros_like(weight, dtype=plan.wide) if wanted[1] else None
         self.bias = None if bias is None or not wanted[2] else torch.zeros_like(bias, dtype=plan.wide)
@@ -106,7 +107,7 @@ class Grads:
 
     def add(self, slope: Tensor, rows: Tensor, weight: Tensor, pick: Tensor | slice) -> None:
         """What a chunk adds. slope: (n, V). rows, (n, D), and weight, (V, D): what gave its logits."""
-        low = slope.to(rows.dtype)
+        low, rows, weight = (one.to(held(rows, slope.dtype)) for one in (slope, rows, weight))
         if self.hidden is not None:
             self.hidden[pick] = (low @ weight).to(self.hidden.dtype)
         if self.weight is not None and low.dtype == self.weight.dtype:
@@ -117,10 +118,17 @@ class Grads:
             self.bias.add_(slope.sum(dim=0))
 
     def made(self) -> list[Tensor | None]:
-        """In the shapes and types of what they are the gradients of."""
+        """In the shapes of what they are the gradients of, as `held`."""
         hidden = None if self.hidden is None else self.hidden.view(self.shape)
         heads = zip((self.weight, self.bias), self.kinds, strict=True)
         return [hidden, *(None if one is None else one.to(kind) for one, kind in heads)]
+
+
+def held(tensor: Tensor, wide: torch.dtype) -> torch.dtype:
+    """In what the gradient of a tensor waits for the backward, which scales it: as the tensor, but for float16.
+
+    There, small parts would be 0 before the factor of a GradScaler could save them."""
+    return wide if tensor.dtype == torch.float16 else tensor.dtype
 
 
 class Walk(Function):
@@ -131,7 +139,8 @@ class Walk(Function):
         """The weighted sum, a scalar, and each term, (terms,), without a gradient."""
         student = Side(hidden, weight, bias)
         grads = Grads(student, plan, [plan.learning and need for need in ctx.needs_input_grad[:3]])
-        values = walked(student, plan, grads)
+        with torch.autocast(hidden.device.type, enabled=False):  # products of gradients have a type of their own
+            values = walked(student, plan, grads)
         ctx.save_for_backward(*grads.made())
         total = torch.zeros_like(values[0])
         for term, value in zip(plan.terms, values, strict=True):

@@ -265,7 +265,6 @@ def test_heads_that_are_no_plain_layer_are_refused(measured, change, side):
     with pytest.raises(ConfigError) as caught:
         measured(models["student"], models["teacher"], TABLES["one"])
     what = f"the {side}'s 'logits' is not the output of one plain Linear"
-    what = f"the {side}'s 'logits' is not the output of one plain Linear"
     assert str(caught.value) == f"losses[0]: train.chunked: {what}: {BETWEEN}"
 
 
@@ -299,6 +298,29 @@ def test_by_size(measured, monkeypatch, batch):
     made = measured(student, teacher, [hb.loss("kl"), hb.loss("dkd")], chunked="auto", causal=True)
     assert not made.plan.heads
     assert made.plan.note == "losses[1]: loss 'dkd' has no chunked form, or none with these options"
+
+
+class Pairs(nn.Module):
+    """A model of pairs of samples."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask):
+        pairs = input_ids.view(-1, 2, 7)
+        return {"logits": self.model(pairs.flatten(0, 1), attention_mask=attention_mask).logits}
+
+
+def test_a_model_that_does_not_run_on_one_sample(measured, monkeypatch):
+    monkeypatch.setattr(plan, "LARGE", 1)
+    why = "the student does not run on one sample of a batch: RuntimeError: shape '[-1, 2, 7]' is invalid for input "
+    made = measured(Pairs(gpt2(8)), gpt2(16), TABLES["one"], chunked="auto")
+    assert not made.plan.heads
+    assert made.plan.note == f"losses[0]: {why}of size 7"
+    with pytest.raises(ConfigError) as caught:
+        measured(Pairs(gpt2(8)), gpt2(16), TABLES["one"])
+    assert str(caught.value) == f"losses[0]: train.chunked: {why}of size 7"
 
 
 def test_a_later_measure_decides_anew(measured, batch):

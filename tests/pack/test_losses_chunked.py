@@ -239,6 +239,21 @@ def test_weights_in_bfloat16():
         assert (one.float() - other).norm() < 0.006 * other.norm()  # 0.003, and in bfloat16 0.02
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32])
+def test_float16_keeps_what_a_scaler_saves(kind):
+    """What is too small for float16 until the backward multiplies it, with weights in float16 or under autocast."""
+    student, teacher, _, labels = sides(3, 50, dtype=torch.float32)
+    half, other = (Side(*(one.detach().half() for one in side)) for side in (student, teacher))
+    half = Side(*(one.to(kind).requires_grad_() for one in half))._replace(hidden=half.hidden.requires_grad_())
+    terms = [Term("kl", weight=2.0**-24), Term("ce", weight=2.0**-24)]
+    with torch.autocast("cpu", dtype=torch.float16, enabled=kind == torch.float32):
+        found, expected = (f(half, other, terms, labels=labels)[0] for f in (chunked, dense))
+    found, expected = (slopes(one * 2.0**24, half) for one in (found, expected))
+    assert [one.dtype for one in found] == [one.dtype for one in half]
+    for one, two in zip(found, expected, strict=True):
+        assert (one.float() - two.float()).norm() < 0.002 * two.float().norm()
+
+
 def test_the_teacher_gets_no_gradient():
     student, teacher, _, _ = sides(3, 5)
     teacher = Side(*(one.requires_grad_() for one in teacher))

@@ -70,6 +70,18 @@ def test_sixteen_bits(monkeypatch):
     assert chunks[1].dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_float16_keeps_what_a_scaler_saves(again, monkeypatch):
+    student, teacher, mask = drawn(3, 5, 7, dtype=torch.float16)
+    found = []
+    for bytes_ in (2**30, 64):
+        monkeypatch.setattr(sparing, "BUFFER", bytes_)
+        value = 2.0**24 * divergences.kl(student, teacher, mask, temperature=1000.0, t_squared=False)
+        found += torch.autograd.grad(value, student, retain_graph=again)
+    assert found[0].any()
+    torch.testing.assert_close(found[1], found[0], rtol=2e-2, atol=1e-4)
+
+
 @pytest.mark.usefixtures("large")
 def test_second_derivatives():
     student, teacher, mask = drawn(2, 3, 5)
