@@ -106,6 +106,7 @@ def facts(prepared: Prepared) -> dict[str, Any]:
         "device": next((p.device.type for p in prepared.distillation.student.parameters()), "cpu"),
         "threads": experiment.train.threads or torch.get_num_threads(),
         "processes": world().size,
+        "in chunks": any(part.plan.heads for part in prepared.distillation.objective.parts.values()),
     }
     kept: dict[str, Any] = json.loads(json.dumps(made, default=str))  # TOML has dates, and JSON none
     return kept

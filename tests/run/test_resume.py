@@ -229,3 +229,13 @@ def test_a_run_that_stopped_early_may_be_given_patience(toy, known):
     assert same.step == 12
     more = resume("runs/toy", [early % 3], catalogue=known, quiet=True)
     assert more.step == 24
+
+
+def test_memory_decides_otherwise(toy, known, monkeypatch):
+    """What `train.chunked = "auto"` chose is no setting, and changes the last bits."""
+    with pytest.raises(PreemptedError):
+        run("toy.toml", ["callbacks=[{type='strike', at=[4]}]"], catalogue=known, quiet=True)
+    monkeypatch.setattr("hookbrew.objective.plan.LARGE", 0)
+    said = []
+    resume("runs/toy", catalogue=known, quiet=True, say=said.append)
+    assert "\n  in chunks: False before, True now" in said[0]
