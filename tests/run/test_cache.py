@@ -160,6 +160,34 @@ def test_the_head_is_applied_again(train, folder):
     assert 0 < difference("plain", "half") < 2e-3
 
 
+def test_the_head_of_a_teacher_in_fewer_bits_is_applied_as_in_its_forward(train):
+    sets = [TOKENS[1], "teacher.factory='taughtland:Normed'", TOKENS[2], "train.teacher_precision=bf16"]
+    train("plain", *sets)
+    assert train("first", *sets, KEPT, "cache.kind=last_hidden") == LOOKS + 6
+    assert train("second", *sets, KEPT, "cache.kind=last_hidden") == LOOKS
+    assert difference("first", "second") == difference("plain", "second") == 0
+
+
+def test_a_head_that_a_loss_names_is_applied_again(train):
+    """The forward ends there, where the cache listens too."""
+    sets = [*TOKENS[:2], "losses=[{type='kl', student='head', teacher='head'}]"]
+    train("plain", *sets)
+    for name, ran in {"first": 6, "second": 0}.items():
+        assert train(name, *sets, KEPT, "cache.kind=last_hidden") == LOOKS + ran
+    assert difference("plain", "first") == difference("plain", "second") == 0
+
+
+def test_losses_in_chunks_read_no_logits_that_other_kinds_could_keep(train):
+    sets = [*TOKENS[:2], "losses=[{type='kd_ce'}]", "train.chunked=true", KEPT]
+    for kind in ("last_hidden", "sampled"):
+        assert refused(train, *sets, f"cache.kind={kind}", error=ConfigError).endswith(
+            f"cache.kind: '{kind}' is for logits, and train.chunked = true reads what goes into the heads, which "
+            "'full' keeps; write 'full'"
+        )
+    assert train("first", *sets) - train("second", *sets) == 6
+    assert difference("first", "second") == 0
+
+
 def test_a_head_that_is_not_all_is_refused(train):
     text = refused(train, *TOKENS, KEPT, "cache.kind=last_hidden", "teacher.soft=true", error=ConfigError)
     assert text.endswith(
@@ -168,6 +196,8 @@ def test_a_head_that_is_not_all_is_refused(train):
     )
     text = refused(train, KEPT, "cache.kind=last_hidden", error=ConfigError)
     assert "and layers.0 of teacher is none: it has no linear layer; write 'full'" in text
+    text = refused(train, *TOKENS, KEPT, "cache.kind=last_hidden", "train.compile=teacher", error=ConfigError)
+    assert "train.compile: 'last_hidden' listens to the head of a teacher, which is not heard in one that is" in text
 
 
 def test_draws_stand_for_probabilities(train, folder):
