@@ -448,6 +448,13 @@ def test_data_that_is_drawn_anew_is_told_once(train, caplog):
     )
 
 
+def test_scores_that_a_mask_hides_are_not_kept_in_bytes(train):
+    """Told before the training, by the first batch."""
+    scores = "losses=[{type='attention_mse', student='attention[-1]:scores', teacher='attention[-1]:scores'}]"
+    text = refused(train, *ATTENDED[:2], scores, KEPT, "cache.dtype=int8", error=ConfigError)
+    assert text.endswith("scores' holds infinite numbers, which int8 has none for; write fp16")
+
+
 def test_no_cache_is_no_call(folder, known, train):
     """A run without one asks nobody."""
     plan = planned(read("toy.toml", ["output=runs/x"]), known)
@@ -539,3 +546,21 @@ def test_each_stage_has_its_own(folder, known):
     assert ran == 2 * LOOKS
     assert difference("first/logits", "second/logits") == 0
     assert [Cache(folder / name).parts[0].name for name in ("states", "kept")] == ["layers.0", "logits"]
+
+
+def test_two_stages_that_keep_something_else_need_two_folders(folder, known):
+    """Told before the first one trains; the same teacher, losses and kind share one."""
+    (folder / "toy.toml").write_text(CONFIG.partition("[[losses]]")[0] + STAGES.replace('"states"', '"kept"'))
+    with pytest.raises(ConfigError) as caught:
+        run("toy.toml", catalogue=known, quiet=True)
+    assert "cache.folder: an earlier stage keeps something else in " in str(caught.value)
+    assert 'taps ["layers.0", "layers.1"] before, ["logits"] now; name another folder' in str(caught.value)
+    assert not (folder / "runs").exists()
+    same = STAGES.replace('"states"', '"kept"').replace(
+        '{ type = "kd_ce" }',
+        '{ type = "hidden_mse", student = "layers[*]", teacher = "layers[*]", projection = "linear" }',
+    )
+    (folder / "toy.toml").write_text(CONFIG.partition("[[losses]]")[0] + same)
+    before = runs()
+    run("toy.toml", catalogue=known, quiet=True)
+    assert runs() - before == 2 * LOOKS + 6
