@@ -111,6 +111,12 @@ def unkept(experiment: Experiment) -> Iterator[Problem]:
         why = "examples that augments make are new ones each time, and hardly ever in the cache"
         rest = "leave one of them out" if cache.missing == "refuse" else "cache.augmented = true keeps them nonetheless"
         yield Problem("augments", f"{why}; {rest}")
+    if cache.kind == "last_hidden" and experiment.train.compile in ("teacher", "both"):
+        why = "'last_hidden' listens to the head of a teacher, which is not heard in one that is compiled"
+        yield Problem("train.compile", f"{why}; leave the teacher as it is, or write cache.kind = 'full'")
+    if experiment.train.chunked is True and cache.kind != "full":
+        why = "reads what goes into the heads, which 'full' keeps"
+        yield Problem("cache.kind", f"{cache.kind!r} is for logits, and train.chunked = true {why}; write 'full'")
     if cache.augmented and not experiment.augments:
         yield Problem("cache.augmented", "there are no augments; leave this key out")
 

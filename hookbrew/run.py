@@ -50,6 +50,9 @@ def built(plan: Sequence[Stage], catalogue: Catalogue) -> Iterator[list[Prepared
             student = made[0].distillation.student if made else None
             with placed(stage.document):
                 made.append(stack.enter_context(closing(prepare(stage.experiment, catalogue, student, teachers))))
+                *earlier, lessons = [prepared.lessons for prepared in made]
+                if lessons is not None:
+                    lessons.require_apart(each for each in earlier if each is not None)
         yield made
 
 

@@ -29,6 +29,8 @@ class LastHidden:
     dtype: str = attrs.field(default="fp32", validator=dtyped)
     tokens: bool = False
     """Whether it is (B, L, D)."""
+    fast: torch.dtype | None = None
+    """What autocast brought it and the head's weights to, which a teacher may switch on for itself; None for none."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -45,7 +47,9 @@ class LastHidden:
 
     def decode(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The logits, by the teacher's own head."""
-        return {"logits": self.head(parts["hidden"].to(self.given))}
+        hidden, dtype = parts["hidden"].to(self.given), self.fast or torch.bfloat16
+        with torch.autocast(hidden.device.type, dtype=dtype, enabled=self.fast is not None):
+            return {"logits": self.head(hidden)}
 
 
 @contextmanager
@@ -66,16 +70,20 @@ def noted(found: dict[str, Tensor], module: nn.Module, inputs: tuple[Any, ...]) 
 
 @contextmanager
 def heading(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """Of the forward that is made inside, the linear layer that ran last: its path, itself, input and output."""
+    """Of the forward that is made inside, the linear layer that ran last: its path, itself, input and output, and the
+    dtype of autocast there, None for none."""
     found = dict[str, Any]()
 
-    def seen(path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        found.update(path=path, head=module, input=inputs[0] if inputs else None, output=output)
+    def seen(path: str, module: nn.Linear, inputs: tuple[Any, ...], output: Any) -> None:
+        device = module.weight.device.type
+        fast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        found.update(path=path, head=module, input=inputs[0] if inputs else None, output=output, fast=fast)
 
     with ExitStack() as stack:
         for path, module in unwrap(model).named_modules():
             if isinstance(module, nn.Linear):
-                stack.callback(module.register_forward_hook(partial(seen, path)).remove)
+                hook = partial(seen, path)  # before a tap's, which may end the forward here
+                stack.callback(module.register_forward_hook(hook, prepend=True).remove)
         yield found
 
 

@@ -19,6 +19,8 @@ from hookbrew.errors import CacheError
 
 SIZE = 16
 """Bytes of a key: of 2^40 examples, two have the same one with a probability of 2^-49."""
+DECODER = "decoder_"
+"""What inputs of a decoder begin with, beside those of its encoder: two texts, each with a mask of its own."""
 PLAIN = (str, bytes, int, float, bool, type(None))
 """Inputs that are no tensors and have a content nonetheless."""
 
@@ -43,7 +45,7 @@ def examples(
     Padding is what the mask, (B, L) of integers or bools, has 0 for after an example's last token; without such a
     mask among the inputs, all is content. What stands before the first token is left out as well, but counts by its
     length: it moves the positions of those after it. tokens: the inputs (B, L, ...) that are padded so; if not
-    given, those of integers or bools that have the mask's shape.
+    given, those of integers or bools that have the mask's shape, and are of the decoder if it is of the decoder.
 
     Raises CacheError for an input that has not one row an example, or whose content cannot be told.
     """
@@ -56,7 +58,7 @@ def examples(
     padding = tensors.get(mask)
     spans, padded = [(0, 0)] * size, frozenset[str]()
     if padding is not None and padding.dim() == 2 and len(padding) == size and whole(padding):
-        padded = frozenset(along(tensors, padding) if tokens is None else required(tokens, tensors, padding))
+        padded = frozenset(along(tensors, mask) if tokens is None else required(tokens, tensors, padding))
         spans = spanned(padding)
     shared = b"".join(described(name, value) for name, value in sorted(inputs.items()) if name not in tensors)
     columns = [Column.of(name, value, cut=name in padded) for name, value in sorted(tensors.items())]
@@ -123,9 +125,14 @@ def whole(mask: Tensor) -> bool:
     return not mask.is_floating_point() and not mask.is_complex()
 
 
-def along(tensors: Mapping[str, Tensor], mask: Tensor) -> list[str]:
-    """The inputs that are padded as the mask is, as far as that can be seen."""
-    return [name for name, value in tensors.items() if whole(value) and value.shape[1:] == mask.shape[1:]]
+def along(tensors: Mapping[str, Tensor], mask: str) -> list[str]:
+    """The inputs that are padded as the mask is, as far as that can be seen: by shape, and by whose text it is."""
+    shape, decoded = tensors[mask].shape[1:], mask.startswith(DECODER)
+    return [
+        name
+        for name, value in tensors.items()
+        if whole(value) and value.shape[1:] == shape and name.startswith(DECODER) == decoded
+    ]
 
 
 def required(tokens: Collection[str], tensors: Mapping[str, Tensor], mask: Tensor) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,12 +11,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from hookbrew.cache.fingerprint import fingerprint
+from hookbrew import words
+from hookbrew.cache.fingerprint import differing, fingerprint
 from hookbrew.cache.head import heading
 from hookbrew.cache.lesson import Lesson
 from hookbrew.cache.serve import fitting
 from hookbrew.config import Cache
-from hookbrew.errors import ConfigError, Problem
+from hookbrew.errors import CacheError, ConfigError, Problem
 from hookbrew.loop import Batch, State, autocast, size_of, split
 from hookbrew.modes import evaluating
 from hookbrew.objective import TASK, Objective, Seat, Tasks, seats
@@ -75,6 +76,15 @@ class Lessons:
             return {key: value for part in (batch, *found) for key, value in part.items()}
 
         return made
+
+    def require_apart(self, earlier: Iterable[Lessons]) -> None:
+        """Raise ConfigError where an earlier stage keeps something else in a folder of these."""
+        theirs = {lesson.folder: lesson.fingerprint.facts() for lessons in earlier for lesson in lessons.every}
+        for lesson in self.every:
+            now = lesson.fingerprint.facts()
+            if parts := [*differing(theirs.get(lesson.folder, now), now)]:
+                message = f"an earlier stage keeps something else in {lesson.folder}: {words.several(parts)}"
+                raise ConfigError([Problem("cache.folder", f"{message}; name another folder")])
 
     def __str__(self) -> str:
         return "\n".join(f"cache of {lesson.seat.at}: {lesson}" for lesson in self.every)
@@ -156,6 +166,11 @@ def learned(config: Cache, seat: Seat, batch: Batch, device: torch.device) -> Le
         seen = looked(seat, batch)
     kind = fitting(config, seat, seen, seat.inputs(batch), head)
     require_alone(seat, batch, seen)
+    told: dict[str, Any] = {"hidden": head.get("input"), "logits": next(iter(seen.values())), **seen}
+    try:
+        kind.encode(told)
+    except CacheError as error:
+        raise ConfigError([Problem("cache", str(error))]) from error
     fast = torch.is_autocast_enabled(device.type)
     precision = str(torch.get_autocast_dtype(device.type)).removeprefix("torch.") if fast else "fp32"
     return Lesson(

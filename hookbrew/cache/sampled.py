@@ -42,7 +42,7 @@ class Sampled:
         return stored("sampled", self.parts, draws=self.draws, temperature=self.temperature)
 
     def encode(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """The ids. What is drawn for an example is a function of its logits, whatever else is in the batch."""
+        """The ids. What is drawn for an example is a function of its logits, those of padding too."""
         p = (logits(outputs, tokens=self.tokens).float() / self.temperature).softmax(-1).cpu()
         return [torch.stack([drawn(row, self.draws) for row in p]).int().to(outputs["logits"].device)]
 

@@ -56,7 +56,8 @@ def fitting(
     dtype = "fp32" if config.dtype == "int8" else config.dtype
     kind: Kind = Hidden(seen, tokens, dtype, axes)
     if config.kind == "last_hidden":
-        kind = LastHidden(head["head"], head["path"], head["input"].dtype, dtype, bool(tokens))
+        of = head["head"], head["path"], head["input"].dtype
+        kind = LastHidden(*of, dtype, bool(tokens), fast=head["fast"])
     elif len(seen) == 1 and all(source.takes == "logits" for source in seat.sources):
         (tensor,) = seen.values()
         kind = Full(dtype, bool(tokens)) if tensor.dim() == 2 + bool(tokens) else kind

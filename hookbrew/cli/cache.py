@@ -128,7 +128,8 @@ def text(found: dict[str, Any]) -> str:
 def verify(folder: Path) -> int:
     """Check every record of the cache in FOLDER against its checksum.
 
-    The exit code is 1 if something is lost, and 0 if nothing is, or if what is damaged was computed again.
+    The exit code is 1 if something is lost, and 0 if nothing is, or if damaged records were computed again. A damaged
+    index counts as lost until it is removed.
     """
     from hookbrew.cache import Cache
 

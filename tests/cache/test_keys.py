@@ -142,6 +142,15 @@ def test_an_image_is_not_cut_by_the_mask_of_a_text():
     assert keys([[1]], 2, pixels=one) != keys([[1]], 2, pixels=other)
 
 
+@pytest.mark.parametrize(("own", "other"), [("", "decoder_"), ("decoder_", "")])
+def test_a_text_is_not_cut_by_the_mask_of_the_other(own, other):
+    """Of an encoder and its decoder, though one is as long as the other."""
+    cut, whole = batch([[1, 2], [1, 2]], 2), torch.tensor([[5, 6, 7, 8], [5, 6, 9, 8]])
+    inputs = {**{own + name: tensor for name, tensor in cut.items()}, f"{other}input_ids": whole}
+    first, second = examples(inputs, f"{own}attention_mask").keys
+    assert first != second
+
+
 def test_embeddings_are_cut_where_that_is_said():
     def made(more):
         inputs = batch([[1, 2]], more, embeds=torch.cat([torch.ones(1, 2, 3), torch.zeros(1, more, 3)], 1))

@@ -160,6 +160,34 @@ def test_the_head_is_applied_again(train, folder):
     assert 0 < difference("plain", "half") < 2e-3
 
 
+def test_the_head_of_a_teacher_in_fewer_bits_is_applied_as_in_its_forward(train):
+    sets = [TOKENS[1], "teacher.factory='taughtland:Normed'", TOKENS[2], "train.teacher_precision=bf16"]
+    train("plain", *sets)
+    assert train("first", *sets, KEPT, "cache.kind=last_hidden") == LOOKS + 6
+    assert train("second", *sets, KEPT, "cache.kind=last_hidden") == LOOKS
+    assert difference("first", "second") == difference("plain", "second") == 0
+
+
+def test_a_head_that_a_loss_names_is_applied_again(train):
+    """The forward ends there, where the cache listens too."""
+    sets = [*TOKENS[:2], "losses=[{type='kl', student='head', teacher='head'}]"]
+    train("plain", *sets)
+    for name, ran in {"first": 6, "second": 0}.items():
+        assert train(name, *sets, KEPT, "cache.kind=last_hidden") == LOOKS + ran
+    assert difference("plain", "first") == difference("plain", "second") == 0
+
+
+def test_losses_in_chunks_read_no_logits_that_other_kinds_could_keep(train):
+    sets = [*TOKENS[:2], "losses=[{type='kd_ce'}]", "train.chunked=true", KEPT]
+    for kind in ("last_hidden", "sampled"):
+        assert refused(train, *sets, f"cache.kind={kind}", error=ConfigError).endswith(
+            f"cache.kind: '{kind}' is for logits, and train.chunked = true reads what goes into the heads, which "
+            "'full' keeps; write 'full'"
+        )
+    assert train("first", *sets) - train("second", *sets) == 6
+    assert difference("first", "second") == 0
+
+
 def test_a_head_that_is_not_all_is_refused(train):
     text = refused(train, *TOKENS, KEPT, "cache.kind=last_hidden", "teacher.soft=true", error=ConfigError)
     assert text.endswith(
@@ -168,6 +196,8 @@ def test_a_head_that_is_not_all_is_refused(train):
     )
     text = refused(train, KEPT, "cache.kind=last_hidden", error=ConfigError)
     assert "and layers.0 of teacher is none: it has no linear layer; write 'full'" in text
+    text = refused(train, *TOKENS, KEPT, "cache.kind=last_hidden", "train.compile=teacher", error=ConfigError)
+    assert "train.compile: 'last_hidden' listens to the head of a teacher, which is not heard in one that is" in text
 
 
 def test_draws_stand_for_probabilities(train, folder):
@@ -418,6 +448,13 @@ def test_data_that_is_drawn_anew_is_told_once(train, caplog):
     )
 
 
+def test_scores_that_a_mask_hides_are_not_kept_in_bytes(train):
+    """Told before the training, by the first batch."""
+    scores = "losses=[{type='attention_mse', student='attention[-1]:scores', teacher='attention[-1]:scores'}]"
+    text = refused(train, *ATTENDED[:2], scores, KEPT, "cache.dtype=int8", error=ConfigError)
+    assert text.endswith("scores' holds infinite numbers, which int8 has none for; write fp16")
+
+
 def test_no_cache_is_no_call(folder, known, train):
     """A run without one asks nobody."""
     plan = planned(read("toy.toml", ["output=runs/x"]), known)
@@ -509,3 +546,21 @@ def test_each_stage_has_its_own(folder, known):
     assert ran == 2 * LOOKS
     assert difference("first/logits", "second/logits") == 0
     assert [Cache(folder / name).parts[0].name for name in ("states", "kept")] == ["layers.0", "logits"]
+
+
+def test_two_stages_that_keep_something_else_need_two_folders(folder, known):
+    """Told before the first one trains; the same teacher, losses and kind share one."""
+    (folder / "toy.toml").write_text(CONFIG.partition("[[losses]]")[0] + STAGES.replace('"states"', '"kept"'))
+    with pytest.raises(ConfigError) as caught:
+        run("toy.toml", catalogue=known, quiet=True)
+    assert "cache.folder: an earlier stage keeps something else in " in str(caught.value)
+    assert 'taps ["layers.0", "layers.1"] before, ["logits"] now; name another folder' in str(caught.value)
+    assert not (folder / "runs").exists()
+    same = STAGES.replace('"states"', '"kept"').replace(
+        '{ type = "kd_ce" }',
+        '{ type = "hidden_mse", student = "layers[*]", teacher = "layers[*]", projection = "linear" }',
+    )
+    (folder / "toy.toml").write_text(CONFIG.partition("[[losses]]")[0] + same)
+    before = runs()
+    run("toy.toml", catalogue=known, quiet=True)
+    assert runs() - before == 2 * LOOKS + 6
