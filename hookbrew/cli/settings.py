@@ -52,11 +52,14 @@ def shown(result: Result, where: Path) -> None:
     """Print what a profile found, in between what the run prints."""
     from hookbrew.profile import result as page
 
+    names = "summary.json" + (", trace.json.gz (for ui.perfetto.dev)" if result.traced else "")
+    written = f"written: {where}: {names}"
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(page.terminal(result))
+        console = Console()
+        with console.capture() as table:
+            console.print(page.terminal(result))
+        print(table.get() + written)  # not echoed: a bar that is shown meanwhile makes room for what is printed
     else:
-        click.echo(page.text(result))
-    names = "summary.json" + (", trace.json.gz (for ui.perfetto.dev)" if result.traced else "")
-    click.echo(f"written: {where}: {names}")
+        click.echo(f"{page.text(result)}\n{written}")

@@ -149,7 +149,7 @@ def above(result: Result) -> list[str]:
     if result.plain is not None:
         times, middle = result.plain
         rate = f", {result.rate:,.0f} samples/s" if result.rate else ""
-        said.append(f"as it runs, a step takes {number(middle)} ms{rate} (median of {times}, nothing attached)")
+        said.append(f"as it runs, evaluations too: {number(middle)} ms a step{rate} (median of {times})")
     return said
 
 

@@ -1,14 +1,18 @@
 """`run --profile`: what took the time is named, the parts add up to the step, and the training is none the wiser."""
 
 import gzip
+import io
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
+from rich.progress import Progress
 
 import hookbrew_plugins
+from hookbrew.cli.settings import shown
 from hookbrew.config import read
 from hookbrew.errors import PreemptedError
 from hookbrew.loop import Dispatch
@@ -378,3 +382,22 @@ def test_the_first_of_several_processes_measures(ranks, case):
     assert "counting what is valid" in first["losses"]
     assert first["same"]
     assert second["same"]
+
+
+class Screen(io.StringIO):
+    """What a terminal is told."""
+
+    def isatty(self):
+        return True
+
+
+def test_the_table_takes_the_line_of_a_bar(monkeypatch):
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    with Progress(console=Console(file=screen, force_terminal=True, width=80), auto_refresh=False) as bar:
+        bar.add_task("step")
+        bar.refresh()
+        shown(counted([(0.01, {("models", "teacher"): 0.01})], 6, plain=None, rate=None), Path("out"))
+    before, _, after = screen.getvalue().partition("profile of steps")
+    assert before.endswith("\r\x1b[2K")
+    assert "\r\x1b[2Kwritten: out: summary.json" in after or "\nwritten: out: summary.json" in after
