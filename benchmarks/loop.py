@@ -15,11 +15,10 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from copy import deepcopy
 from io import StringIO
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -27,6 +26,7 @@ from typing import Any
 
 import attrs
 import torch
+from loader import Clocked
 from measure import Operations, Ratio, machine, ratio, verdict, write
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +36,7 @@ from torch.nn import functional
 import hookbrew as hb
 
 HAND, AGAIN, FIT, WHOLE = "by hand", "by hand again", "fit", "fit, metrics and progress"
-TEMPERATURE, RATE, EVERY, WARM = 4.0, 1e-4, 20, 2
+TEMPERATURE, RATE, EVERY = 4.0, 1e-4, 20
 MICROSECONDS = {"tiny": 60.0}
 """At most so much above the loop by hand, by shape, on the machine that this was said of."""
 YARDSTICK = 26.0
@@ -99,34 +99,6 @@ def shape(name: str) -> Shape:
     if name == "tiny":
         return Shape(Tiny(16), Tiny(8), (4, 8), 100, "an embedding and a linear layer, 4 x 8 tokens")
     return Shape(bert(256, 4), bert(192, 2), (16, 64), 8, "BERT, 192 wide, 2 layers, of 256 x 4; 16 x 64 tokens")
-
-
-@attrs.define
-class Clocked:
-    """A loader that notes the CPU time of the process at each batch: the same cost on all sides, and no other."""
-
-    batches: Sequence[Batch]
-    steps: int
-    clock: Callable[[], float] = time.process_time
-    """What it notes."""
-    times: list[float] = attrs.field(factory=list)
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Batch]:
-        self.times.clear()
-        for step in range(self.steps):
-            self.times.append(self.clock())
-            yield self.batches[step % len(self.batches)]
-
-    def __call__(self) -> float:
-        """Seconds a step, without the first few."""
-        return (self.times[-1] - self.times[WARM]) / (self.steps - 1 - WARM)
-
-    def least(self) -> float:
-        """Of one step, without a row."""
-        return min(after - before for before, after in pairwise(self.times))
 
 
 def yardstick(device: torch.device) -> float:

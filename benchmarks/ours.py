@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from side import Loader, Side, adamw
+from loader import Clocked
+from side import Side, adamw
 from torch import Tensor
 
 import hookbrew as hb
@@ -40,7 +41,7 @@ def train(side: Side) -> Callable[[], None]:
     optimizer = adamw(side.student.parameters())
     if side.projections:
         still = torch.optim.SGD(side.student.parameters(), 0.0)
-        run.fit(Loader(side.loader.batches, 1, side.loader.device), optimizer=still, **options)
+        run.fit(Clocked(side.loader.batches, 1, side.loader.device), optimizer=still, **options)
         made = [module for name, module in run.objective.extras.items() if "Linear" in type(module).__name__]
         for own, given in zip(made, side.projections, strict=True):
             own.load_state_dict(given.state_dict())

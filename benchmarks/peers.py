@@ -25,9 +25,10 @@ import attrs
 import ours
 import torch
 from chart import markdown, plot, show
+from loader import quiet
 from measure import Peak, machine, ratio, verdict, write
 from rich.console import Console
-from side import Side, by_hand, quiet, sided
+from side import Side, by_hand, sided
 from toolkits import PEERS
 from work import WORKS, Work
 

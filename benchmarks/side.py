@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import attrs
 import torch
+from loader import Clocked
 from torch import Tensor, nn
-from work import Batch, Work
+from work import Work
 
 RATE = 1e-4
 Optimizer = torch.optim.Optimizer
@@ -19,52 +18,6 @@ Optimizer = torch.optim.Optimizer
 def adamw(parameters: Any, *, fused: bool = True) -> Optimizer:
     """What moves the student; by hand as torch has it when nothing is said."""
     return torch.optim.AdamW(parameters, RATE, fused=True) if fused else torch.optim.AdamW(parameters, RATE)
-
-
-def quiet(_: int) -> None:
-    """Nothing is done at a batch."""
-
-
-@attrs.define
-class Loader:
-    """Gives batches, and notes the time at each: that of the process on a CPU, else that of the clock."""
-
-    batches: Sequence[Batch]
-    steps: int
-    device: torch.device
-    warm: int = 0
-    """How many of the first steps are left out."""
-    seen: Callable[[int], None] = quiet
-    """Called before each batch, with its number."""
-    times: list[float] = attrs.field(factory=list)
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Batch]:
-        self.times.clear()
-        for step in range(self.steps):
-            self.seen(step)
-            self.times.append(self.now(settled=step in (self.warm, self.steps - 1)))
-            yield self.batches[step % len(self.batches)]
-
-    def now(self, *, settled: bool) -> float:
-        """settled: whether what a GPU was told has to be done; asked twice a round, since it stops the host."""
-        if self.device.type != "cuda":
-            return time.process_time()
-        if settled:
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def __call__(self) -> float:
-        """Seconds a step, without the last, after which nobody asks for a batch."""
-        return (self.times[-1] - self.times[self.warm]) / (self.steps - 1 - self.warm)
-
-    def least(self) -> float:
-        """Those of the fastest step; on a GPU, which is not waited for at each, the same as of all."""
-        if self.device.type == "cuda":
-            return self()
-        return min(after - before for before, after in pairwise(self.times[self.warm :]))
 
 
 class Caught(NamedTuple):
@@ -124,7 +77,7 @@ class Side:
     student: nn.Module
     teacher: nn.Module
     projections: nn.ModuleList
-    loader: Loader
+    loader: Clocked
     losses: list[Tensor] = attrs.field(factory=list)
     """Of the steps of the last call."""
 
@@ -188,4 +141,4 @@ def sided(work: Work, device: torch.device, *, eager: bool = True) -> Side:
     torch.manual_seed(1)
     widths = (student.config.hidden_size, teacher.config.hidden_size) if work.hidden else (0, 0)
     projections = nn.ModuleList(nn.Linear(*widths) for _ in work.hidden).to(device)
-    return Side(work, student, teacher, projections, Loader(work.batches(device), work.steps, device, work.warm))
+    return Side(work, student, teacher, projections, Clocked(work.batches(device), work.steps, device, work.warm))

@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 import torch
-from loop import Clocked
+from loader import Clocked
 from measure import Peak, Variant, machine, ratio, rounds, write
 from rich.console import Console
 from rich.table import Table

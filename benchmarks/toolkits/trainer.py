@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from side import Loader, Side, adamw
+from loader import Clocked
+from side import Side, adamw
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -33,7 +34,7 @@ def train(side: Side) -> Callable[[], None]:
             found: Tensor = model(**inputs)
             return found
 
-        def get_train_dataloader(self) -> Loader:
+        def get_train_dataloader(self) -> Clocked:
             return side.loader
 
     given = {"report_to": [], "disable_tqdm": True, "logging_strategy": "no", "save_strategy": "no"}

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import hookbrew as hb
+from tests.operations import Operations
 
 CPU = torch.device("cpu")
 LAYERS = {"student": "blocks[*]", "teacher": "blocks[*]"}
@@ -16,18 +16,6 @@ TABLES = [
 ]
 
 
-class Made(TorchDispatchMode):
-    """Counts operations by their names."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.fixture
 def counted(tagger, batches, objective):
     """counted(tables): the operations of `counts`, and the counts."""
@@ -35,7 +23,7 @@ def counted(tagger, batches, objective):
 
     def make(tables):
         made = objective(tagger(8, pooled=False), tagger(12, pooled=False), tables, batch)
-        with Made() as seen:
+        with Operations() as seen:
             counts = made.counts(batch, 3, CPU)
         return seen.names, counts.tolist()
 

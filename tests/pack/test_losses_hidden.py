@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hookbrew.errors import ObjectiveError
 from hookbrew_plugins.losses import attention_mse, cos, hidden_mse
+from tests.operations import Operations
 
 MASK = [[True, True, True], [True, True, False]]
 
@@ -143,23 +143,11 @@ def test_short_floats_are_computed_in_float32(loss, oracle, dtype):
     assert torch.equal(loss(student, teacher), loss(student.float(), teacher.float()))
 
 
-class Called(TorchDispatchMode):
-    """The names of the operations that run while it is on."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(("loss", "shape"), [(hidden_mse, (2, 3, 4)), (attention_mse, (2, 4, 3, 3))])
 def test_without_a_mask_memory_is_passed_once(loss, shape):
     """A difference, its square and its mean would each write as much as they read."""
     student, teacher = torch.rand(shape, requires_grad=True), torch.rand(shape)
-    with Called() as seen:
+    with Operations() as seen:
         value = loss(student, teacher)
     assert "mse_loss" in seen.names
     assert not {"sub", "pow", "mean", "masked_fill"} & set(seen.names)
