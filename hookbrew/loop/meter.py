@@ -1,83 +1,100 @@
-"""What a log row says, kept on the device until a row is due: one transfer a row, none between."""
+"""What a log row says: numbers of steps stay where they are until one is due. One transfer a row, none between."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Parts = list[tuple[Tensor, Tensor]]
-"""Sums and counts of the terms, (terms,) each, of every forward pass of a step."""
-TENSORS = ("sums", "counts", "loss", "norm", "spoilt", "made", "skipped", "streak")
+Counts = Sequence[float | Tensor] | Tensor
+"""One for each term, (terms,): numbers, or scalars on a device, or all in one tensor there."""
+Parts = list[tuple[Tensor, Counts]]
+"""Means and counts of the terms, (terms,) each, of every forward pass of a step."""
+FULL = 1000
+"""So many steps are kept at most: with fewer rows than that, their numbers are fetched in between."""
+TOTALS = ("sums", "counts", "loss", "norm", "spoilt", "made", "skipped", "streak")
 NUMBERS = ("steps", "samples")
 
 
+class Kept(NamedTuple):
+    """One step."""
+
+    parts: Parts
+    loss: Tensor
+    norm: Tensor
+
+
 class Meter:
-    """Sums over the steps since the last row."""
+    """Sums over the steps since the last row, of which those last made wait to be added up.
+
+    They are added one after the other in Python's floats: whatever lies between, a checkpoint too, the sum is the same.
+    """
 
     def __init__(self, names: Sequence[str], device: torch.device, *, skipping: bool = False) -> None:
         """skipping: whether updates that are not finite are left out, and counted; else they spoil the row."""
         self._names = names
         self._device = device
         self._skipping = skipping
-        self._skipped, self._streak = self._zeros(), self._zeros()
+        self._skipped = self._streak = 0
         self._clear()
 
-    def _zeros(self, *size: int) -> Tensor:
-        return torch.zeros(size, device=self._device)
-
     def _clear(self) -> None:
-        self._sums, self._counts = self._zeros(len(self._names)), self._zeros(len(self._names))
-        self._loss, self._norm, self._spoilt, self._made = (self._zeros() for _ in range(4))
-        self._steps = self._samples = 0
+        self._kept = list[Kept]()
+        self._sums, self._counts = [0.0] * len(self._names), [0.0] * len(self._names)
+        self._loss = self._norm = self._spoilt = 0.0
+        self._made = self._steps = self._samples = 0
         self._start = time.perf_counter()
 
     def step(self, parts: Parts, loss: Tensor, norm: Tensor, samples: int) -> None:
-        """One optimizer step: its parts, its loss, the norm of its gradients before clipping, and its samples."""
+        """One optimizer step: its parts, its loss, the norm of its gradients before clipping, and its samples.
+
+        Nobody may write into any of these tensors afterwards.
+        """
         self._steps += 1
         self._samples += samples
-        if self._skipping:
-            self._weigh(parts, loss, norm)
-            return
-        for sums, counts in parts:
-            self._sums += sums
-            self._counts += counts
-        self._loss += loss
-        self._norm = norm
-        self._spoilt.add_(norm, alpha=0)  # nan from a norm that is not finite on, for 0 * inf is nan; 0 before
+        self._kept.append(Kept(parts, loss, norm))
+        if len(self._kept) == FULL:
+            self._settle()
 
-    def _weigh(self, parts: Parts, loss: Tensor, norm: Tensor) -> None:
-        """A step whose update was left out adds to nothing but the number of those; the device alone knows."""
-        bad = spoilt(norm, loss)
-        for sums, counts in parts:
-            self._sums += sums.masked_fill(bad, 0.0)
-            self._counts += counts.masked_fill(bad, 0.0)
-        self._loss += loss.masked_fill(bad, 0.0)
-        self._norm = torch.where(bad, self._norm, norm)
-        self._made += ~bad
-        self._skipped += bad
-        self._streak = (self._streak + 1) * bad
+    def _settle(self) -> None:
+        """Add up the steps that wait; one transfer for all their numbers."""
+        scalars = [scalar for step in self._kept for scalar in (step.loss, step.norm)]
+        told = fetched([[*scalars], *(each for step in self._kept for part in step.parts for each in part)])
+        whole = next(told, [])
+        for step, loss, norm in zip(self._kept, whole[::2], whole[1::2], strict=True):
+            parts = [(next(told), next(told)) for _ in step.parts]
+            if self._skipping and not math.isfinite(loss + norm):
+                self._skipped, self._streak = self._skipped + 1, self._streak + 1
+                continue
+            self._made, self._streak, self._loss, self._norm = self._made + 1, 0, self._loss + loss, norm
+            self._spoilt += 0.0 * norm  # nan from a norm that is not finite on, for 0 * inf is nan; 0 before
+            for means, counts in parts:
+                self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)]
+                self._sums = [a + m * b for a, m, b in zip(self._sums, means, counts, strict=True)]
+        self._kept.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """What has been added since the last row, and the updates left out so far."""
-        return {name: getattr(self, f"_{name}") for name in (*TENSORS, *NUMBERS)}
+        self._settle()
+        totals = {name: torch.tensor(getattr(self, f"_{name}"), dtype=torch.float64) for name in TOTALS}
+        return totals | {name: getattr(self, f"_{name}") for name in NUMBERS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another one was."""
-        for name in TENSORS:
-            setattr(self, f"_{name}", state[name].to(self._device))
+        for name in TOTALS:
+            setattr(self, f"_{name}", state[name].tolist())
         for name in NUMBERS:
             setattr(self, f"_{name}", state[name])
 
     def share(self, others: Sequence[Mapping[str, Any]] | None) -> None:
         """Add what other processes had summed up; None where one of the others has taken this process's part over."""
         for name in ("sums", "counts"):
-            parts = [] if others is None else [getattr(self, f"_{name}"), *(o[name].to(self._device) for o in others)]
-            setattr(self, f"_{name}", sum(parts, start=self._zeros(len(self._names))))
+            parts = [] if others is None else [getattr(self, f"_{name}"), *(other[name].tolist() for other in others)]
+            setattr(self, f"_{name}", [sum(each) for each in zip(*parts, strict=True)] or [0.0] * len(self._names))
 
     def row(self, total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> dict[str, float]:
         """Means since the last row; the gradient norm is the last step's, nan if one of them was not finite.
@@ -86,18 +103,31 @@ class Meter:
         number of updates left out so far, `streak` that of the last ones in a row. The only host sync of a step.
         total: gives the sum of a tensor over the processes that train together.
         """
-        sums, counts = total(torch.stack([self._sums, self._counts]))
-        loss = self._loss / (self._made if self._skipping else self._steps)
-        whole = [loss, self._norm + self._spoilt, self._skipped, self._streak]
-        packed = torch.cat([torch.stack(whole), sums / counts.clamp(min=1), counts]).tolist()
-        means, numbers = packed[4 : 4 + len(self._names)], packed[4 + len(self._names) :]
-        record = {"loss": packed[0], "grad_norm": packed[1]}
-        record |= {f"loss/{n}": mean for n, mean, count in zip(self._names, means, numbers, strict=True) if count}
+        self._settle()
+        wide = torch.float32 if self._device.type == "mps" else torch.float64  # that one has no float64
+        sums, counts = total(torch.tensor([self._sums, self._counts], dtype=wide, device=self._device)).tolist()
+        loss = self._loss / self._made if self._made else math.nan
+        record = {"loss": loss, "grad_norm": self._norm + self._spoilt}
+        record |= {f"loss/{n}": s / count for n, s, count in zip(self._names, sums, counts, strict=True) if count}
         if self._skipping:
-            record |= {"skipped": packed[2], "streak": packed[3]}
+            record |= {"skipped": float(self._skipped), "streak": float(self._streak)}
         record["samples_per_second"] = self._samples / (time.perf_counter() - self._start)
         self._clear()
         return record
+
+
+def fetched(groups: Sequence[Counts]) -> Iterator[list[float]]:
+    """The numbers of each group, brought here from where they lie, in one transfer."""
+    there = [group if isinstance(group, Tensor) else torch.stack(group) for group in map(tensors, groups) if len(group)]
+    found = iter(torch.cat(there).tolist() if there else ())
+    for group in groups:
+        known = [None] * len(group) if isinstance(group, Tensor) else group
+        yield [number if isinstance(number, float) else next(found) for number in known]
+
+
+def tensors(group: Counts) -> Tensor | list[Tensor]:
+    """What of a group lies on a device."""
+    return group if isinstance(group, Tensor) else [number for number in group if isinstance(number, Tensor)]
 
 
 def spoilt(norm: Tensor, loss: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class Step:
         try:
             self.update(state, loss)
         except NonFiniteError as error:
-            raise NonFiniteError(f"{error} ({self.diagnosis(parts, state.ranks)}); {advice(state)}") from None
+            raise NonFiniteError(f"{error} ({self.diagnosis(state, parts, loss)}); {advice(state)}") from None
         samples = samples_of(batches, state.ranks)
         state.samples_seen += samples
         assert state.grad_norm is not None
@@ -102,9 +102,9 @@ class Step:
         losses, parts = list[Tensor](), Parts()
         for place, (batch, valid) in enumerate(zip(batches, counts, strict=True)):
             with self.replica.waiting(last=place == len(batches) - 1):
-                part, sums = self.backward(state, batch, valid, totals)
+                part, means = self.backward(state, batch, valid, totals)
             losses.append(part)
-            parts.append((sums, valid))
+            parts.append((means, valid))
         return added(losses), parts
 
     def alone(self, state: State, batch: Batch) -> tuple[Tensor, Parts]:
@@ -113,9 +113,9 @@ class Step:
         self.dispatch.fire("batch_ready", state)
         with self.autocast():
             self.seen(state, batch)
-            state.loss, sums, counts = self.objective.weighed(batch, size_of(batch), state.progress)
+            state.loss, means, counts = self.objective.weighed(batch, size_of(batch), state.progress)
         self.descend(state, state.loss)
-        return state.loss.detach(), [(sums, counts)]
+        return state.loss.detach(), [(means, counts)]
 
     def counts(self, batch: Batch, device: torch.device) -> Tensor:
         """What is valid in a batch for each term, (terms,); nothing of one that is only run along."""
@@ -123,7 +123,7 @@ class Step:
         return found if counted(batch) else torch.zeros_like(found)
 
     def forward(self, state: State, batch: Batch, counts: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch's part of the loss, and the sums of all terms, detached, (terms,)."""
+        """A batch's part of the loss, and the means of all terms, detached, (terms,)."""
         with self.autocast():
             self.seen(state, batch)
             return self.objective.part(batch, counts, totals, state.progress)
@@ -143,22 +143,23 @@ class Step:
         self.dispatch.fire("backward_end", state)
 
     def backward(self, state: State, batch: Batch, counts: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the gradients of one batch; returns its share of the step's loss, and the sums, detached.
+        """Add the gradients of one batch; returns its share of the step's loss, and the means, detached.
 
         totals: what is valid for each term in the whole step, at least 1, (terms,).
         """
         state.see(batch)
         self.dispatch.fire("batch_ready", state)
-        state.loss, sums = self.replica.run(self.forward, state, batch, counts, totals)
+        state.loss, means = self.replica.run(self.forward, state, batch, counts, totals)
         # gradients are averaged over processes, and are to be summed
         self.descend(state, state.loss if state.ranks.size == 1 else state.loss * state.ranks.size)
-        return state.loss.detach(), sums
+        return state.loss.detach(), means
 
-    def diagnosis(self, parts: Parts, ranks: Ranks) -> str:
+    def diagnosis(self, state: State, parts: Parts, loss: Tensor) -> str:
         """The mean of each loss in this step, in words."""
-        sums, counts = (ranks.total(torch.stack(each).sum(0)) for each in zip(*parts, strict=True))
-        means = (sums / counts.clamp(min=1)).tolist()
-        return ", ".join(f"loss/{term.name} {mean:.4g}" for term, mean in zip(self.objective.terms, means, strict=True))
+        meter = Meter([term.name for term in self.objective.terms], state.device)
+        meter.step(parts, loss, loss, 0)
+        told = meter.row(state.ranks.total)
+        return ", ".join(f"{name} {mean:.4g}" for name, mean in told.items() if name.startswith("loss/"))
 
 
 def stepping(loop: Training) -> Step:

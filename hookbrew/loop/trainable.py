@@ -52,10 +52,10 @@ class Trainable(Protocol):
         """Run both models."""
 
     def part(self, batch: Batch, counts: Tensor, totals: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Of a step, the loss of the batch that `forward` saw, and its sums over valid elements, detached, (terms,)."""
+        """Of a step, the loss of the batch that `forward` saw, and the means of its terms, detached, (terms,)."""
 
-    def weighed(self, batch: Batch, samples: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of a step that has no batch but the one that `forward` saw, and its sums and counts, (terms,)."""
+    def weighed(self, batch: Batch, samples: int, progress: float) -> tuple[Tensor, Tensor, list[float | Tensor]]:
+        """The loss of a step that has no batch but the one that `forward` saw, its means and counts, (terms,)."""
 
     def weights(self, progress: float) -> list[float]:
         """The weight of each part at this point of the training."""

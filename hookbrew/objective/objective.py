@@ -29,7 +29,7 @@ from hookbrew.objective.source import sourced
 from hookbrew.objective.teachers import Teachers, called, joined, labelled, require_order, unused
 from hookbrew.objective.term import Term, learned
 from hookbrew.objective.tokens import require_doubled
-from hookbrew.objective.value import Values, weights
+from hookbrew.objective.value import Values, Weighed, weights
 from hookbrew.objective.view import View
 from hookbrew.taps import resharded, synced
 
@@ -128,7 +128,7 @@ class Objective:
         """Run all models on a batch, the teachers without gradient, and keep what the taps see."""
         self._view.forget()
         self.outputs, outputs = (None, None), {}
-        with torch.no_grad(), kept(self.teacher) if self._shared else nullcontext():
+        with torch.set_grad_enabled(False), kept(self.teacher) if self._shared else nullcontext():
             if self._shared and self.teacher is not None:  # what the student trains is in training mode, for them too
                 self.teacher.eval()
             for who in self._busy:
@@ -140,12 +140,12 @@ class Objective:
         """What is valid in a batch for each term, (terms,): positions, pairs or samples; known before any forward."""
         return self._values.counts(self.terms, Seen(batch), samples, device)
 
-    def weighed(self, batch: Mapping[str, Any], samples: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
-        """For a batch that is a whole step: the weighted sum of the means, a scalar; sums and counts, (terms,) each."""
+    def weighed(self, batch: Mapping[str, Any], samples: int, progress: float) -> Weighed:
+        """For a batch that is a whole step: the weighted sum of its means, the means and their counts."""
         return self._values.weighed(self.terms, Seen(batch), samples, progress)
 
     def part(self, batch: Mapping[str, Any], counts: Tensor, totals: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """For a batch that is a part of a step: its part of the loss, a scalar, and its sums, detached, (terms,).
+        """For a batch that is a part of a step: its part of the loss, a scalar, and its means, detached, (terms,).
 
         totals: what is valid for each term in the whole step, at least 1, (terms,).
         """

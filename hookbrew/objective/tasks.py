@@ -16,6 +16,7 @@ from hookbrew.objective.objective import Objective
 from hookbrew.objective.plan import Wanted
 from hookbrew.objective.teachers import joined
 from hookbrew.objective.term import Term
+from hookbrew.objective.value import Weighed
 
 
 class Tasks:
@@ -85,24 +86,24 @@ class Tasks:
         )
 
     def part(self, batch: Mapping[str, Any], counts: Tensor, totals: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """As `Objective.part`; sums have zeros for the terms of other tasks."""
-        mine, loss, sums = self.of(batch), None, []
+        """As `Objective.part`; means have zeros for the terms of other tasks."""
+        mine, loss, means = self.of(batch), None, []
         for part in self.parts.values():
             own, counts, whole, totals = *cut(counts, part), *cut(totals, part)
             if part is mine:
                 loss, own = part.part(batch, own, whole, progress)
-            sums.append(own if part is mine else torch.zeros_like(own))
+            means.append(own if part is mine else torch.zeros_like(own))
         assert loss is not None
-        return loss, torch.cat(sums)
+        return loss, torch.cat(means)
 
-    def weighed(self, batch: Mapping[str, Any], samples: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Objective.weighed`; sums and counts have zeros for the terms of other tasks."""
+    def weighed(self, batch: Mapping[str, Any], samples: int, progress: float) -> Weighed:
+        """As `Objective.weighed`; means and counts have zeros for the terms of other tasks."""
         mine = self.of(batch)
-        loss, *own = mine.weighed(batch, samples, progress)
-        sums, counts = (
-            torch.cat([x if p is mine else x.new_zeros(len(p.terms)) for p in self.parts.values()]) for x in own
-        )
-        return loss, sums, counts
+        loss, own, valid = mine.weighed(batch, samples, progress)
+        every = self.parts.values()
+        means = torch.cat([own if part is mine else own.new_zeros(len(part.terms)) for part in every])
+        counts = [count for part in every for count in (valid if part is mine else [0.0] * len(part.terms))]
+        return loss, means, counts
 
     def means(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """The mean of each term of the batch's task by name."""

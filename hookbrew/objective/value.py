@@ -26,6 +26,8 @@ from hookbrew.objective.view import View
 from hookbrew.taps import tether
 
 Weights = Sequence[float | Tensor]
+Weighed = tuple[Tensor, Tensor, list[float | Tensor]]
+"""A loss, a scalar; means of the terms, detached, and what is valid for each, (terms,); numbers need no device."""
 
 
 @attrs.define
@@ -88,7 +90,7 @@ class Values:
 
     def one(self, term: Term, seen: Seen, progress: float) -> tuple[Any, Tensor]:
         """The student's tensors of a term that the term's mean depends on, and that mean."""
-        if self.told(term, seen, progress) is not None:
+        if self.heads and self.told(term, seen, progress) is not None:
             value, _ = self.walked([term], seen, progress, [1.0])
             tensor, head = self.view.read("student", term.source.path), self.heads["student", term.source.path]
             return [one for one in head.side(tensor) if one is not None], value
@@ -98,6 +100,8 @@ class Values:
     def sides(self, term: Term) -> list[Any]:
         """What a term compares; of one that this batch does not let compute in chunks, the whole logits."""
         found = self.view.sides(term.source, term.pair)
+        if not self.heads:
+            return found
         heads = [self.heads.get((model, term.source.path)) for model in term.source.selectors]
         pairs = zip(found, heads, strict=True)
         return [one if head is None else functional.linear(*head.side(one)) for one, head in pairs]
@@ -106,24 +110,19 @@ class Values:
         """What is valid in a batch for each term, (terms,)."""
         return self._valid.of(counted(terms, seen, samples), device)
 
-    def weighed(
-        self, terms: Sequence[Term], seen: Seen, samples: int, progress: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The weighted sum of the means, a scalar; sums and counts, (terms,) each."""
+    def weighed(self, terms: Sequence[Term], seen: Seen, samples: int, progress: float) -> Weighed:
+        """The weighted sum of the means, the means, and what they count."""
         if self.heads:
             loss, values = self.walked(terms, seen, progress, weights(terms, progress))
         else:
             values = [self.one(term, seen, progress)[1] for term in terms]
             loss = weighted(values, weights(terms, progress))
-        counts = self.counts(terms, seen, samples, values[0].device)
-        with torch.no_grad():
-            sums = torch.stack(values) * counts
-        return self.tied(loss), sums, counts
+        return self.tied(loss), detached(values), counted(terms, seen, samples)
 
     def part(
         self, terms: Sequence[Term], seen: Seen, valid: tuple[Tensor, Tensor], progress: float
     ) -> tuple[Tensor, Tensor]:
-        """A batch's part of the loss of a step, a scalar, and its sums, detached, (terms,).
+        """A batch's part of the loss of a step, a scalar, and its means, detached, (terms,).
 
         valid: counts of the batch and of the whole step, (terms,) each.
         """
@@ -132,10 +131,10 @@ class Values:
             kind = torch.promote_types(next(iter(self.heads.values())).module.weight.dtype, torch.float32)
             shares = self._weights.of(weights(terms, progress), counts.device, kind) * counts / totals
             loss, values = self.walked(terms, seen, progress, shares.unbind())
-            return loss, torch.stack([value.detach() for value in values]) * counts
-        sums = self.sums(terms, seen, counts, progress)
-        shares = self._weights.of(weights(terms, progress), sums.device, sums.dtype) / totals.to(sums.dtype)
-        return torch.dot(sums, shares), sums.detach()
+            return loss, detached(values)
+        means = torch.stack([self.one(term, seen, progress)[1] for term in terms])
+        shares = self._weights.of(weights(terms, progress), means.device, means.dtype) / totals.to(means.dtype)
+        return torch.dot(self.tied(means * counts), shares), means.detach()
 
     def sums(self, terms: Sequence[Term], seen: Seen, counts: Tensor, progress: float) -> Tensor:
         """The sum of each term over what is valid, (terms,)."""
@@ -199,6 +198,11 @@ class Values:
         if labels is not None and labels.is_floating_point():
             return None
         return chunked(term.source.at(progress))
+
+
+def detached(values: Sequence[Tensor]) -> Tensor:
+    """Scalars without their graphs, in one tensor of their own."""
+    return torch.stack([value.detach() for value in values])
 
 
 def weights(terms: Sequence[Term], progress: float) -> list[float]:

@@ -113,7 +113,8 @@ class View:
     def forget(self) -> None:
         """Let go of the last batch: its tensors are as large as a step's."""
         for read in self._read.values():
-            read.clear()
+            if read:
+                read.clear()
         for taps in self.taps.values():
             taps.clear()
 

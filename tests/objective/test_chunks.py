@@ -91,7 +91,9 @@ def stepped(made, batches, progress):
     with made.attached():
         if len(batches) == 1:
             made.forward(batches[0])
-            loss, sums, counts = made.weighed(batches[0], len(batches[0]["labels"]), progress)
+            loss, means, counts = made.weighed(batches[0], len(batches[0]["labels"]), progress)
+            counts = torch.tensor([float(count) for count in counts])
+            sums = means * counts
             loss.backward()
         else:
             counts = [made.counts(b, len(b["labels"]), torch.device("cpu")) for b in batches]
@@ -100,7 +102,7 @@ def stepped(made, batches, progress):
                 made.forward(part)
                 value, found = made.part(part, valid, totals, progress)
                 value.backward()
-                loss, sums = loss + value.detach(), sums + found
+                loss, sums = loss + value.detach(), sums + found * valid
             counts = sum(counts)
     return loss.detach(), sums, counts, [p.grad for p in trained]
 
