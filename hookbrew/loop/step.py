@@ -115,7 +115,8 @@ class Step:
             self.seen(state, batch)
             state.loss, means, counts = self.objective.weighed(batch, size_of(batch), state.progress)
         self.descend(state, state.loss)
-        return state.loss.detach(), [(means, counts)]
+        own = state.loss if state.loss._base is None else state.loss.clone()  # one of many would keep all until its row
+        return own.detach(), [(means, counts)]
 
     def counts(self, batch: Batch, device: torch.device) -> Tensor:
         """What is valid in a batch for each term, (terms,); nothing of one that is only run along."""
