@@ -34,6 +34,8 @@ from work import WORKS, Work
 
 HAND, AGAIN, FUSED, ASKED = "by hand", "by hand again", "by hand, fused AdamW", "by hand, output_hidden_states"
 FIT, LOWERED = "hookbrew", "hookbrew, teacher in bf16"
+PLAIN = ", AdamW not fused"
+"""After the name of a toolkit: with the optimizer as torch has it when nothing is said."""
 CLOSE = {LOWERED: 0.02}
 """How far the losses of one may be from those by hand, if not 1e-4."""
 Maker = Callable[[Side], Callable[[], None]]
@@ -42,15 +44,17 @@ Maker = Callable[[Side], Callable[[], None]]
 def makers(name: str, lower: bool) -> dict[str, Maker]:
     """Everybody who can do a job, by name; lower: with the teacher in bf16, too."""
     work = WORKS[name]
-    found: dict[str, Maker] = {HAND: by_hand, AGAIN: by_hand, FUSED: partial(by_hand, fused=True)}
+    found: dict[str, Maker] = {HAND: by_hand, AGAIN: by_hand, FUSED: by_hand}
     if work.asked:
         found[ASKED] = partial(by_hand, asked=True)
     found[FIT] = ours.train
     if lower and work.lower:
         found[LOWERED] = ours.lowered
-    return found | {
-        title: peer.train for title, peer in PEERS.items() if name not in peer.lacks and peer.missing is None
-    }
+    able = {title: peer for title, peer in PEERS.items() if name not in peer.lacks and peer.missing is None}
+    found |= {title: peer.train for title, peer in able.items()}
+    if work.updates:
+        found |= {title + PLAIN: peer.train for title, peer in able.items() if not peer.fused}
+    return found
 
 
 class Bench:
@@ -65,6 +69,7 @@ class Bench:
         found = {}
         for name, make in self.makers.items():
             side = sided(self.work, self.device, eager=name not in (FIT, LOWERED))
+            side.fused = name not in (HAND, AGAIN, ASKED) and not name.endswith(PLAIN)
             found[name] = side, make(side)
         return found
 

@@ -78,8 +78,14 @@ class Side:
     teacher: nn.Module
     projections: nn.ModuleList
     loader: Clocked
+    fused: bool = True
+    """Whether AdamW is one kernel, or as torch has it when nothing is said."""
     losses: list[Tensor] = attrs.field(factory=list)
     """Of the steps of the last call."""
+
+    def adamw(self, parameters: Any = None) -> Optimizer:
+        """What moves all that is trained, or these parameters."""
+        return adamw(self.trained() if parameters is None else parameters, fused=self.fused)
 
     def loss(self, own: Any, theirs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """As a person writes it."""
@@ -117,9 +123,9 @@ class Side:
         return loss
 
 
-def by_hand(side: Side, *, fused: bool = False, asked: bool = False) -> Callable[[], None]:
+def by_hand(side: Side, *, asked: bool = False) -> Callable[[], None]:
     """The loop that everybody writes."""
-    optimizer, loss = adamw(side.trained(), fused=fused), side.compared(asked=asked)
+    optimizer, loss = side.adamw(), side.compared(asked=asked)
 
     def train() -> None:
         side.student.train()

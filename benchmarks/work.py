@@ -77,6 +77,8 @@ class Work:
     """At most so much of its peak of live tensors."""
     lower: float | None = None
     """As `target`, with the teacher in bf16."""
+    updates: bool = False
+    """Whether the optimizer is so large a part that toolkits are measured with another one, too."""
 
     def batches(self, device: torch.device) -> list[Batch]:
         """Two of them."""
@@ -193,6 +195,7 @@ WORKS = {
         warm=1,
         target=0.88,
         lower=None,
+        updates=True,
     ),
     "tiny": attrs.evolve(
         LABELS,
@@ -206,5 +209,6 @@ WORKS = {
         warm=1,
         target=0.98,
         lower=None,
+        updates=True,
     ),
 }

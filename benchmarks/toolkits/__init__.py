@@ -24,6 +24,8 @@ class Peer(NamedTuple):
     """What has to be installed; the first is the one whose version is told."""
     lacks: Mapping[str, str] = MappingProxyType({})
     """The jobs that it cannot do, and why."""
+    fused: bool = False
+    """Whether the fused AdamW is what it takes by itself."""
 
     @property
     def missing(self) -> str | None:
@@ -45,5 +47,5 @@ PEERS = {
     "TextBrewer": Peer("textbrewer", ("textbrewer",)),
     "torchdistill": Peer("torchdistill", ("torchdistill",), {"cached": "release 1.1.5 has no cache of outputs"}),
     "Lightning": Peer("lightning", ("lightning",)),
-    "Trainer of transformers": Peer("trainer", ("transformers", "accelerate")),
+    "Trainer of transformers": Peer("trainer", ("transformers", "accelerate"), fused=True),
 }

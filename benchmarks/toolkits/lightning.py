@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import lightning
 import torch
-from side import Side, adamw
+from side import Side
 from torch import Tensor
 
 for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
@@ -20,7 +20,7 @@ class Module(lightning.LightningModule):
     def __init__(self, side: Side) -> None:
         super().__init__()
         self.student, self.projections = side.student, side.projections
-        self.optimizer, self.compared = adamw(side.trained()), side.compared()
+        self.optimizer, self.compared = side.adamw(), side.compared()
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """The loss of a batch."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from side import Side, adamw, logits
+from side import Side, logits
 from torch import Tensor
 from torch.nn import functional
 from work import TEMPERATURE
@@ -96,7 +96,7 @@ def train(side: Side) -> Callable[[], None]:
         return total, parts
 
     made.compute_loss = noted
-    optimizer, steps = adamw(side.trained()), len(side.loader)
+    optimizer, steps = side.adamw(), len(side.loader)
 
     def fit() -> None:
         with made:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from side import Side, adamw, caught
+from side import Side, caught
 from torch import Tensor, nn
 
 PARTS = {
@@ -78,7 +78,7 @@ def train(side: Side) -> Callable[[], None]:
         "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": terms}},
     }
     box = distillation.DistillationBox(side.teacher, side.student, {}, config, device, [], False, 1)
-    box.optimizer, box.grad_accum_step, box.max_grad_norm = adamw(side.trained()), 1, None
+    box.optimizer, box.grad_accum_step, box.max_grad_norm = side.adamw(), 1, None
 
     def fit() -> None:
         side.teacher.eval()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from loader import Clocked
-from side import Side, adamw
+from side import Side
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -41,7 +41,7 @@ def train(side: Side) -> Callable[[], None]:
     cpu = side.loader.device.type == "cpu"
     arguments = TrainingArguments(max_steps=len(side.loader), max_grad_norm=0.0, use_cpu=cpu, **given)
     whole = Whole(side)
-    optimizer = adamw(whole.parameters())
+    optimizer = side.adamw(whole.parameters())
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     made = Distilling(whole, arguments, optimizers=(optimizer, constant))
     made.remove_callback(PrinterCallback)

@@ -12,11 +12,13 @@ BYTES: dict[str, float] = {"B": 1.0, **BINARY, **DECIMAL}
 RATES: dict[str, float] = {f"{unit}/s": size for unit, size in BYTES.items()}
 FLOPS: dict[str, float] = {**{letter: 1000.0**power for power, letter in enumerate("MGTP", 2)}}
 
+EXAMPLES = ("80GiB", "25GB/s", "300T")
+
 
 def amount(text: str, units: dict[str, float]) -> float:
     """A number above 0 times its unit; raises ValueError in one line, with the nearest unit."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z/]*)\s*", text)
-    example = f"80{next(unit for unit in units if unit.startswith('G'))}"
+    example = next(example for example in EXAMPLES if example.lstrip("0123456789") in units)
     if found is None or not float(found[1]):
         raise ValueError(f"{text!r} is no amount, as {example}")
     number, unit = float(found[1]), found[2]

@@ -69,9 +69,11 @@ def profiled(loop: Loop, where: Path, how: Profiling) -> Iterator[None]:
         except BaseException:
             profile.finish()
             raise
-        profile.finish()
-    if not profile.shown:
-        log.warning("note: --profile has nothing to show: the run ended before a step was measured")
+        else:
+            profile.finish()
+        finally:
+            if not profile.shown:
+                log.warning("note: --profile has nothing to show: the run ended before a step was measured")
 
 
 def shares(left: int, wanted: int) -> dict[str, int]:

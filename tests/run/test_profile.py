@@ -273,13 +273,14 @@ def test_the_weights_are_those_of_a_run_without(profile, toy, sets, file):
 
 
 @pytest.mark.parametrize(("at", "files"), [(5, ["summary.json"]), (11, ["summary.json", "trace.json.gz"])])
-def test_a_run_that_is_stopped_meanwhile(toy, profile, at, files):
+def test_a_run_that_is_stopped_meanwhile(toy, profile, caplog, at, files):
     """What was measured until then is written, whole; the run goes on later, and is profiled again if asked."""
     with pytest.raises(PreemptedError):
         profile(f"callbacks=[{{type='strike', at=[{at}]}}]")
     where = toy / "runs/toy/profile"
     if at == 5:  # in the first of those that are timed as a whole
         assert not where.exists()
+        assert "nothing to show" in caplog.text
     else:
         assert sorted(path.name for path in where.iterdir()) == files
         assert json.loads((where / "summary.json").read_text())["traced"] == [10, 10]
@@ -290,10 +291,11 @@ def test_a_run_that_is_stopped_meanwhile(toy, profile, at, files):
     assert json.loads((where / "summary.json").read_text())["first"] == found[0].first
 
 
-def test_a_second_signal_writes_nothing(toy, profile):
+def test_a_second_signal_writes_nothing(toy, profile, caplog):
     with pytest.raises(KeyboardInterrupt):
         profile("callbacks=[{type='strike', at=[8], twice=true}]")
     assert not (toy / "runs/toy/profile").exists()
+    assert "nothing to show" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written(toy, profile, caplog):
