@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -62,20 +62,22 @@ class Meter:
 
     def _settle(self) -> None:
         """Add up the steps that wait; one transfer for all their numbers."""
-        scalars = [scalar for step in self._kept for scalar in (step.loss, step.norm)]
-        told = fetched([[*scalars], *(each for step in self._kept for part in step.parts for each in part)])
-        whole = next(told, [])
-        for step, loss, norm in zip(self._kept, whole[::2], whole[1::2], strict=True):
-            parts = [(next(told), next(told)) for _ in step.parts]
+        kept, self._kept = self._kept, []
+        parts = [each for step in kept for part in step.parts for each in part]
+        fetch = read if self._device.type == "cpu" else fetched  # a transfer is dear, and so are views of many scalars
+        whole, *told = fetch([[each for step in kept for each in (step.loss, step.norm)], *parts])
+        place = 0
+        for step, loss, norm in zip(kept, whole[::2], whole[1::2], strict=True):
+            first, place = place, place + 2 * len(step.parts)
             if self._skipping and not math.isfinite(loss + norm):
                 self._skipped, self._streak = self._skipped + 1, self._streak + 1
                 continue
             self._made, self._streak, self._loss, self._norm = self._made + 1, 0, self._loss + loss, norm
             self._spoilt += 0.0 * norm  # nan from a norm that is not finite on, for 0 * inf is nan; 0 before
-            for means, counts in parts:
-                self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)]
-                self._sums = [a + m * b for a, m, b in zip(self._sums, means, counts, strict=True)]
-        self._kept.clear()
+            for part in range(first, place, 2):
+                for term, (mean, count) in enumerate(zip(told[part], told[part + 1], strict=True)):
+                    self._sums[term] += mean * count
+                    self._counts[term] += count
 
     def state_dict(self) -> dict[str, Any]:
         """What has been added since the last row, and the updates left out so far."""
@@ -116,18 +118,25 @@ class Meter:
         return record
 
 
-def fetched(groups: Sequence[Counts]) -> Iterator[list[float]]:
-    """The numbers of each group, brought here from where they lie, in one transfer."""
-    there = [group if isinstance(group, Tensor) else torch.stack(group) for group in map(tensors, groups) if len(group)]
+def read(groups: Sequence[Counts]) -> list[list[float]]:
+    """The numbers of each group, which lie in the host's memory."""
+    return [
+        group.tolist() if isinstance(group, Tensor) else [n.item() if isinstance(n, Tensor) else n for n in group]
+        for group in groups
+    ]
+
+
+def fetched(groups: Sequence[Counts]) -> list[list[float]]:
+    """The numbers of each group, brought here from a device in one transfer."""
+    lying = [g if isinstance(g, Tensor) else [n for n in g if isinstance(n, Tensor)] for g in groups]
+    there = [mine if isinstance(mine, Tensor) else torch.stack(mine) for mine in lying if len(mine)]
     found = iter(torch.cat(there).tolist() if there else ())
-    for group in groups:
-        known = [None] * len(group) if isinstance(group, Tensor) else group
-        yield [number if isinstance(number, float) else next(found) for number in known]
-
-
-def tensors(group: Counts) -> Tensor | list[Tensor]:
-    """What of a group lies on a device."""
-    return group if isinstance(group, Tensor) else [number for number in group if isinstance(number, Tensor)]
+    return [
+        [next(found) for _ in group]
+        if isinstance(group, Tensor)
+        else [next(found) if isinstance(n, Tensor) else n for n in group]
+        for group in groups
+    ]
 
 
 def spoilt(norm: Tensor, loss: Tensor) -> Tensor:

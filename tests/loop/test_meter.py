@@ -53,6 +53,14 @@ def test_a_row_is_the_mean_over_what_was_counted(steps, data):
     assert record["grad_norm"] == steps[-1][2]
 
 
+@given(st.lists(st.lists(FLOATS.flatmap(lambda x: st.sampled_from([x, torch.tensor(x)])) | FLOATS, max_size=4)))
+def test_numbers_are_the_same_in_one_transfer(groups):
+    """Numbers, scalars on a device among them, and whole tensors; one of them may be empty."""
+    groups = [*groups, torch.tensor([1.0, 2.0]), [], torch.zeros(0)]
+    whole = [list(map(float, group)) for group in groups]
+    assert module.read(groups) == module.fetched(groups) == whole
+
+
 @given(STEPS, st.integers(0, 8))
 def test_a_checkpoint_in_between_changes_no_bit(steps, place):
     """Sums are made one after the other, so it does not matter where they were interrupted."""
