@@ -16,7 +16,6 @@ from hookbrew.cache.fingerprint import differing, fingerprint
 from hookbrew.cache.head import heading
 from hookbrew.cache.lesson import Lesson
 from hookbrew.cache.serve import fitting
-from hookbrew.chance import kept_random
 from hookbrew.config import Cache, Train
 from hookbrew.errors import CacheError, ConfigError, Problem
 from hookbrew.loop import Batch, State, autocast, chosen, moved, size_of, split
@@ -146,7 +145,7 @@ def attended(
     Raises ConfigError for what cannot be kept, CacheError for a cache of something else.
     """
     found, device = dict[str, dict[str, Lesson]](), chosen(train.device)
-    with kept_random(device), objective.attached():
+    with objective.attached():
         for whole in first:
             batch = moved(next(split(whole, -(-size_of(whole) // parts))), device)
             task = batch[TASK] if isinstance(objective, Tasks) else ""
