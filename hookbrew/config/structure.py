@@ -217,7 +217,7 @@ def structure_train(table: Mapping[str, Any], also: Collection[str] = ()) -> Tra
         train: Train = strict.converter().structure(table, Train)
         finish([*unstoppable(table)])
     except (Mismatch, BaseValidationError) as error:
-        raise untold(error, also=also) from error
+        raise unfit(error, also=also) from error
     if train.teacher_precision != "same":
         message = "a teacher that is given is not changed; cast it before: teacher.to(torch.bfloat16)"
         raise ConfigError([Problem("teacher_precision", message, "fit")])
@@ -233,14 +233,14 @@ def structure_cache(given: str | Path | Mapping[str, Any]) -> Cache:
     try:
         made = strict.converter().structure(given, wanted)
     except (Mismatch, BaseValidationError) as error:
-        raise untold(error, "cache") from error
+        raise unfit(error, "cache") from error
     made = Cache(folder=made) if isinstance(made, Path) else made
     paths = {name: getattr(made, name) for name in ("folder", "tokenizer")}
     here = Path.cwd()
     return attrs.evolve(made, **{name: Path(rooted(here, str(path))) for name, path in paths.items() if path})
 
 
-def untold(error: BaseException, *keys: str, also: Collection[str] = ()) -> ConfigError:
+def unfit(error: BaseException, *keys: str, also: Collection[str] = ()) -> ConfigError:
     """The faults of what `fit` was told, at these keys."""
     return ConfigError([Problem(dotted(at), message, "fit") for at, message in faults(error, keys, also)])
 
