@@ -42,7 +42,7 @@ def decoders() -> tuple[nn.Module, nn.Module]:
 
 
 class Stored(nn.Module):
-    """A teacher whose logits lie in the batch: what somebody writes who has stored them."""
+    """Stands for a teacher whose logits lie in the batch: what somebody writes who has stored them."""
 
     def forward(self, stored: Tensor) -> Tensor:
         """What it is given, (B, C)."""
@@ -50,8 +50,13 @@ class Stored(nn.Module):
 
 
 def stored() -> tuple[nn.Module, nn.Module]:
-    """The student of `encoders` and a teacher that is not run."""
+    """The student of `encoders` and what stands for the teacher."""
     return encoders()[0], Stored()
+
+
+def storing() -> nn.Module:
+    """The teacher of `encoders`, whose logits were stored."""
+    return encoders()[1].eval()
 
 
 def perceptrons() -> tuple[nn.Module, nn.Module]:

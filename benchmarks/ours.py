@@ -31,28 +31,32 @@ class Rows:
 
 
 def distillation(side: Side) -> hb.Distillation:
-    """What is trained; the teacher of the job `cached` is a module that gives back what the batch holds."""
-    return hb.Distillation(side.teacher, side.student, side.work.losses())
+    """What is trained; where logits were stored, with the teacher that gave them."""
+    teacher = side.work.storing().to(side.loader.device) if side.work.storing else side.teacher
+    return hb.Distillation(teacher, side.student, side.work.losses())
 
 
 def train(side: Side) -> Callable[[], None]:
-    """With rows of metrics in a file and with progress, and with the projections that the others have."""
+    """With rows of metrics in a file and with progress, and with the projections that the others have.
+
+    Where logits were stored, they are in the cache before anything is timed, and each step finds them there.
+    """
     run, options = distillation(side), {"epochs": 1, "log_every": 20, "precision": "fp32"}
-    optimizer = adamw(side.student.parameters())
-    if side.projections:
-        still = torch.optim.SGD(side.student.parameters(), 0.0)
-        run.fit(Clocked(side.loader.batches, 1, side.loader.device), optimizer=still, **options)
+    optimizer, folder = adamw(side.student.parameters()), TemporaryDirectory()
+    kept = {"folder": Path(folder.name) / "kept"} if side.work.storing else None
+    if side.projections or kept:
+        still, every = torch.optim.SGD(side.student.parameters(), 0.0), side.loader.batches
+        run.fit(Clocked(every, len(every), side.loader.device), optimizer=still, cache=kept, **options)
         made = [module for name, module in run.objective.extras.items() if "Linear" in type(module).__name__]
         for own, given in zip(made, side.projections, strict=True):
             own.load_state_dict(given.state_dict())
-    folder = TemporaryDirectory()
-    numbers = count()
+    numbers, there = count(), kept and {**kept, "missing": "refuse"}
 
     def fit() -> None:
         callbacks: list[Any] = [Rows(side.losses), hb.callback("metrics"), hb.callback("progress")]
         output = Path(folder.name) / str(next(numbers))
         with redirect_stderr(StringIO()):  # else a terminal's own speed is measured
-            run.fit(side.loader, optimizer=optimizer, callbacks=callbacks, output=output, **options)
+            run.fit(side.loader, optimizer=optimizer, callbacks=callbacks, output=output, cache=there, **options)
 
     return fit
 

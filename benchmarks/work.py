@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import attrs
 import torch
-from models import decoders, encoders, perceptrons, stored
+from models import decoders, encoders, perceptrons, stored, storing
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
@@ -35,8 +35,10 @@ def tokens(generator: Generator, size: tuple[int, int], *, words: int, labels: i
 
 
 def beside(generator: Generator, size: tuple[int, int]) -> Batch:
-    """The same, with logits (B, C) that were stored."""
-    return tokens(generator, size, words=5000, labels=4) | {"stored": torch.randn(size[0], 4, generator=generator)}
+    """The same, with the logits (B, C) of a teacher that was run before."""
+    batch = tokens(generator, size, words=5000, labels=4)
+    with torch.no_grad():
+        return batch | {"stored": storing()(**{key: batch[key] for key in TOKENS}).logits}
 
 
 def numbers(generator: Generator, size: tuple[int, int]) -> Batch:
@@ -65,6 +67,8 @@ class Work:
     """What the student gets of a batch."""
     told: tuple[str, ...] = TOKENS
     """What the teacher gets."""
+    storing: Callable[[], nn.Module] | None = None
+    """The teacher whose logits lie in the batches; of hookbrew they are in its cache."""
     hidden: Sequence[tuple[int, int]] = ()
     maps: Sequence[tuple[int, int]] = ()
     steps: int = 4
@@ -187,8 +191,9 @@ WORKS = {
     ),
     "cached": attrs.evolve(
         LABELS,
-        title="cached: soft and hard labels, logits stored, BERT 3 x 128, 32 x 64 tokens",
+        title="cached: soft and hard labels, logits stored, BERT 3 x 128, 32 x 64 tokens; ours in its cache",
         models=stored,
+        storing=storing,
         draw=beside,
         told=("stored",),
         steps=9,

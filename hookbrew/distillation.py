@@ -7,25 +7,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from hookbrew import factory, folder, plugin, words
+from hookbrew.cache import Attending, Lessons, attended
 from hookbrew.chance import kept_random
 from hookbrew.config import (
-    EVALUATED,
+    Cache,
     Component,
     Loss,
     Train,
+    structure_cache,
     structure_component,
     structure_loss,
     structure_merge,
-    structure_train,
 )
 from hookbrew.earlier import earlier, held, kept, pace
 from hookbrew.errors import ConfigError, Problem
+from hookbrew.fitting import Fitting, lasting, require_read
 from hookbrew.groups import adopt, default, owned
 from hookbrew.loop import (
     SHARE,
@@ -52,20 +53,6 @@ from hookbrew.plugin import Catalogue
 from hookbrew.progress import Schedule
 from hookbrew.ranks import of, world
 from hookbrew.request import Request, Task, alone, require_tasks
-
-
-@attrs.define(kw_only=True)
-class Fitting:
-    """How `fit` trains: the keys of `[train]`, and what only Python can give."""
-
-    train: Train
-    optimizer: torch.optim.Optimizer | None = None
-    rate: Schedule | LRScheduler | None = None
-    evaluate: Feed | None = None
-    callbacks: Sequence[tuple[str, object]] = ()
-    folder: Path | None = None
-    origin: str | None = None
-    """Where the teacher stands in a configuration that the student was made out of."""
 
 
 class Distillation:
@@ -126,6 +113,7 @@ class Distillation:
         callbacks: Sequence[Request | object] = (),
         output: str | Path | None = None,
         resume: bool = False,
+        cache: str | Path | Mapping[str, Any] | None = None,
         **train: Any,
     ) -> State:
         """Train the student and return the last state; `state.metrics` holds the last evaluation.
@@ -135,28 +123,25 @@ class Distillation:
         optimizer: AdamW with lr 5e-5 when left out; projections join the one that is given.
         output: a folder for callbacks that write; it must not exist.
         resume: go on from the newest checkpoint that the callback `checkpoint` made there; begin if there is none.
+        cache: a folder, or the keys of `[cache]`: what the teachers say is kept there, and not computed again.
         train: the other keys of `[train]`: accumulate, clip_grad_norm, precision, log_every, ...
         The models are trained where they are, unless `device` is given.
         """
-        if (epochs is None) == (steps is None):
-            raise ConfigError([Problem("fit", "the length is missing, or given twice: write either epochs or steps")])
-        here = next((str(p.device) for p in self.student.parameters()), "cpu")
         fitting = Fitting(
-            train=structure_train({"device": here, "epochs": epochs, "steps": steps, **train}),
+            train=lasting(self.student, {"epochs": epochs, "steps": steps, **train}),
             optimizer=optimizer,
             rate=self._built(lr_schedule) if isinstance(lr_schedule, Request) else lr_schedule,
             evaluate=None if evaluate is None else self._evaluated(evaluate),
             callbacks=[self._attached(item) for item in callbacks],
             folder=None if output is None else Path(output),
         )
-        require_evaluation(fitting)
-        if fitting.train.tau is not None and not self._several:
-            raise ConfigError([Problem("tau", "there are no tasks to draw from", "fit")])
+        stored = None if cache is None else structure_cache(cache)
+        require_read(fitting, stored, self.tasks, augmented=bool(self._augments))
         place = kept(fitting.folder, callbacks) if resume else None
         if fitting.folder is not None and not resume:
             of(self.student).first(partial(folder.refuse, fitting.folder, overwrite=False))
         feed = self.mixed(self._feeds(loader, whole=True), fitting.train) if self._several else self._given(loader)
-        self.measure(feed, fitting.train)
+        _, fitting.lessons = self.measure(feed, fitting.train, stored)
         if fitting.evaluate is not None:
             self.rehearse(fitting.evaluate, fitting.train)
         loop = self.loop(feed, fitting)
@@ -175,6 +160,8 @@ class Distillation:
         self._require_use(fitting)
         optimizer = fitting.optimizer or default(self.student)
         adopt(optimizer, self.student, self.objective, fitting.rate)
+        lessons = fitting.lessons
+        attending = [] if lessons is None else [("cache", Attending(lessons))]
         return Loop(
             objective=self.objective,
             optimizer=optimizer,
@@ -183,8 +170,8 @@ class Distillation:
             train=fitting.train,
             device=chosen(fitting.train.device),
             evaluate=fitting.evaluate,
-            augment=self.augmented,
-            dispatch=Dispatch(fitting.callbacks),
+            augment=self.augmented if lessons is None else lessons.supplied(self.augmented),
+            dispatch=Dispatch([*attending, *fitting.callbacks]),
             folder=fitting.folder,
             ranks=ranks,
             compile=[model for side, model in self._sides() if fitting.train.compile in (side, "both")],
@@ -205,13 +192,19 @@ class Distillation:
             batch = {**batch, **kept}
         return batch
 
-    def measure(self, feed: Feed, train: Train, parts: int = 1) -> list[Batch]:
-        """Bring the models to their device and measure sizes on the first batch; returns it, or that of each task.
+    def measure(
+        self, feed: Feed, train: Train, cache: Cache | None = None, *, parts: int = 1
+    ) -> tuple[list[Batch], Lessons | None]:
+        """Bring the models to their device and measure sizes on the first batch, and what a cache is to keep.
 
-        parts: how many processes share each batch; as much of it is measured as each of them will get.
+        Returns that batch, or that of each task, and the teachers with their caches if there is a cache, in which
+        nothing is written yet. parts: how many processes share each batch; as much of it is measured as each of them
+        will get.
         """
         device = chosen(train.device)
         chunked = train.compile not in ("student", "both") and train.chunked
+        if cache is not None and chunked == "auto":
+            chunked = False  # what is kept may not depend on how large a batch is
         for _, model in self._sides():
             model.to(device)
         self.objective.extras.to(device)
@@ -221,7 +214,7 @@ class Distillation:
                 part = next(split(batch, -(-size_of(batch) // parts)))
                 self.objective.measure(moved(part, device), stop=train.stop_teacher, chunked=chunked)
         owned(self.objective)
-        return batches
+        return batches, None if cache is None else attended(cache, self.objective, batches, train, parts=parts)
 
     def rehearse(self, evaluate: Feed, train: Train) -> list[Batch]:
         """Predict the first batch of the evaluation data, so that it does not fail after hours; returns it, or that of
@@ -283,17 +276,3 @@ class Distillation:
         if isinstance(item, Request):
             return str(item.table["type"]), self._built(item)
         return type(item).__name__, item
-
-
-def require_evaluation(fitting: Fitting) -> None:
-    """Raise ConfigError for what is said about evaluating when there is nothing to evaluate on."""
-    if fitting.evaluate is None:
-        given = {
-            "evaluate_every": fitting.train.evaluate_every is not None,
-            **{f"callback {name!r}": True for name, _ in fitting.callbacks if name in EVALUATED},
-        }
-        problems = [
-            Problem(what, "there is no evaluation data: give it with evaluate=", "fit") for what in given if given[what]
-        ]
-        if problems:
-            raise ConfigError(problems)

@@ -29,6 +29,7 @@ from hookbrew.config import (
     check_names,
     staged,
     structure,
+    unkept,
     write,
     write_stages,
 )
@@ -72,7 +73,10 @@ def place(task: str) -> str:
 
 def require_read(experiment: Experiment) -> None:
     """Raise ConfigError for keys that nothing would read, or that cannot hold together."""
-    problems = [*clashes(experiment.train), *unkept(experiment)]
+    problems = [*clashes(experiment.train)]
+    if experiment.cache is not None:
+        taught, augmented = bool(teachers(experiment)), bool(experiment.augments)
+        problems += unkept(experiment.cache, experiment.train, taught=taught, augmented=augmented)
     for task, part in experiment.parts.items():
         at, data = place(task), part.data
         if data.collate is not None and data.pad:
@@ -96,29 +100,6 @@ def clashes(train: Train) -> Iterator[Problem]:
     for side in shards:
         if train.compile in (side, "both"):
             yield Problem("train.compile", f"a sharded {side} is not compiled; leave train.shard out, or this")
-
-
-def unkept(experiment: Experiment) -> Iterator[Problem]:
-    """Why a cache cannot be used, as far as it can be said without models."""
-    cache = experiment.cache
-    if cache is None:
-        return
-    if not teachers(experiment):
-        yield Problem("cache", "there is no teacher, so there is nothing to keep")
-    if experiment.train.shard == "both":
-        yield Problem("train.shard", "a sharded teacher cannot be told from another; with a [cache] write 'student'")
-    if experiment.augments and (cache.missing == "refuse" or not cache.augmented):
-        why = "examples that augments make are new ones each time, and hardly ever in the cache"
-        rest = "leave one of them out" if cache.missing == "refuse" else "cache.augmented = true keeps them nonetheless"
-        yield Problem("augments", f"{why}; {rest}")
-    if cache.kind == "last_hidden" and experiment.train.compile in ("teacher", "both"):
-        why = "'last_hidden' listens to the head of a teacher, which is not heard in one that is compiled"
-        yield Problem("train.compile", f"{why}; leave the teacher as it is, or write cache.kind = 'full'")
-    if experiment.train.chunked is True and cache.kind != "full":
-        why = "reads what goes into the heads, which 'full' keeps"
-        yield Problem("cache.kind", f"{cache.kind!r} is for logits, and train.chunked = true {why}; write 'full'")
-    if cache.augmented and not experiment.augments:
-        yield Problem("cache.augmented", "there are no augments; leave this key out")
 
 
 def evaluated(callback: Component) -> bool:

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from hookbrew import factory
-from hookbrew.cache import Attending, Lessons, attended
-from hookbrew.config import Derived, Experiment, Merge, Train
-from hookbrew.distillation import Distillation, Fitting
+from hookbrew.cache import Lessons
+from hookbrew.config import Derived, Experiment, Merge
+from hookbrew.distillation import Distillation
 from hookbrew.feeds import feed, require_labels
-from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, chosen, mix, moved, size_of, split
+from hookbrew.fitting import Fitting
+from hookbrew.loop import Batch, Chain, Feed, Loader, Loop, mix
 from hookbrew.models import Shelf, require_apart, spread, taught, trained, watch
 from hookbrew.objective import Names
 from hookbrew.plugin import Catalogue
@@ -65,8 +66,7 @@ def prepare(
         loader.index = objective.names.index if objective.indexed else None
     mixed = distillation.mixed(feeds, experiment.train)
     evaluate = Chain(others) if experiment.tasks and others else next(iter(others.values()), None)
-    first = distillation.measure(mixed, measured(experiment), world().size)
-    lessons = None if experiment.cache is None else stored(experiment, distillation, first)
+    first, lessons = distillation.measure(mixed, experiment.train, experiment.cache, parts=world().size)
     if evaluate is not None:
         for batch in distillation.rehearse(evaluate, experiment.train):
             require_labels(experiment, batch)
@@ -80,21 +80,6 @@ def prepare(
         first=first,
         lessons=lessons,
     )
-
-
-def measured(experiment: Experiment) -> Train:
-    """[train], with whole logits where they are kept: what is in a cache may not depend on how large a batch is."""
-    train = experiment.train
-    return attrs.evolve(train, chunked=False) if experiment.cache is not None and train.chunked == "auto" else train
-
-
-def stored(experiment: Experiment, distillation: Distillation, first: Sequence[Batch]) -> Lessons:
-    """The teachers with their caches, looked at on what each process has of the first batches; nothing is written."""
-    assert experiment.cache is not None
-    device = chosen(experiment.train.device)
-    parts = [moved(next(split(batch, -(-size_of(batch) // world().size))), device) for batch in first]
-    precision = experiment.train.precision
-    return attended(experiment.cache, distillation.objective, parts, device=device, precision=precision)
 
 
 def distilled(experiment: Experiment, catalogue: Catalogue, student: nn.Module, shelf: Shelf) -> Distillation:
@@ -128,19 +113,15 @@ def looped(prepared: Prepared, where: Path | None) -> Loop:
     """The loop of a prepared run, its optimizer and callbacks made and checked; where: the run folder."""
     config, distillation = prepared.experiment, prepared.distillation
     schedule = config.lr_schedule
-    lessons = prepared.lessons
-    attending = [] if lessons is None else [("cache", Attending(lessons))]
     own = ((component.type, component.options.build()) for component in config.callbacks)
     fitting = Fitting(
         train=config.train,
         optimizer=factory.optimizer(config.optimizer, distillation.student.parameters()),
         rate=None if schedule is None else schedule.options.build(),
         evaluate=prepared.evaluate,
-        callbacks=[*attending, *watching(config), *own],
+        lessons=prepared.lessons,
+        callbacks=[*watching(config), *own],
         folder=where,
         origin=config.student.source if isinstance(config.student, Derived) else None,
     )
-    loop = distillation.loop(prepared.feed, fitting)
-    if lessons is not None:
-        loop.augment = lessons.supplied(loop.augment)
-    return loop
+    return distillation.loop(prepared.feed, fitting)

@@ -16,9 +16,9 @@ from hookbrew.cache.fingerprint import differing, fingerprint
 from hookbrew.cache.head import heading
 from hookbrew.cache.lesson import Lesson
 from hookbrew.cache.serve import fitting
-from hookbrew.config import Cache
+from hookbrew.config import Cache, Train
 from hookbrew.errors import CacheError, ConfigError, Problem
-from hookbrew.loop import Batch, State, autocast, size_of, split
+from hookbrew.loop import Batch, State, autocast, chosen, moved, size_of, split
 from hookbrew.modes import evaluating
 from hookbrew.objective import TASK, Objective, Seat, Tasks, seats
 from hookbrew.ranks import Ranks
@@ -135,20 +135,22 @@ def attended(
     config: Cache,
     objective: Objective | Tasks,
     first: Sequence[Batch],
+    train: Train,
     *,
-    device: torch.device,
-    precision: str,
+    parts: int = 1,
 ) -> Lessons:
     """The teachers of a measured objective, with what the losses read of them in the first batch, or that of each task.
 
-    first: on the device. Raises ConfigError for what cannot be kept, CacheError for a cache of something else.
+    parts: how many processes share each batch; as much of it is looked at as each of them will get. Nothing is written.
+    Raises ConfigError for what cannot be kept, CacheError for a cache of something else.
     """
-    found = dict[str, dict[str, Lesson]]()
+    found, device = dict[str, dict[str, Lesson]](), chosen(train.device)
     with objective.attached():
-        for batch in first:
+        for whole in first:
+            batch = moved(next(split(whole, -(-size_of(whole) // parts))), device)
             task = batch[TASK] if isinstance(objective, Tasks) else ""
             own = seats(objective.parts[task])
-            with evaluating(*(seat.model for seat in own.values())), autocast(precision, device):
+            with evaluating(*(seat.model for seat in own.values())), autocast(train.precision, device):
                 found[task] = {name: learned(config, seat, batch, device) for name, seat in own.items()}
     if not any(found.values()):
         raise ConfigError([Problem("cache", "no loss compares with a teacher, so there is nothing to keep")])

@@ -10,7 +10,7 @@ Imports no torch. What components there are is asked of the catalogue that is pa
 
 from __future__ import annotations
 
-from hookbrew.config.cache import Cache
+from hookbrew.config.cache import Cache, unkept
 from hookbrew.config.derived import Derived
 from hookbrew.config.document import Document
 from hookbrew.config.names import check_names
@@ -20,6 +20,7 @@ from hookbrew.config.schema import schema
 from hookbrew.config.stages import staged, write_stages
 from hookbrew.config.structure import (
     structure,
+    structure_cache,
     structure_component,
     structure_loss,
     structure_merge,
@@ -66,10 +67,12 @@ __all__ = [
     "settings",
     "staged",
     "structure",
+    "structure_cache",
     "structure_component",
     "structure_loss",
     "structure_merge",
     "structure_train",
+    "unkept",
     "write",
     "write_stages",
 ]

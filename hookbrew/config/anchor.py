@@ -22,8 +22,7 @@ def anchored(document: Document, catalogue: Catalogued) -> dict[str, Any]:
     """The tree of a document with its paths made absolute; the document keeps its own."""
 
     def absolute(keys: Keys, text: str) -> str:
-        # an empty path stays one, to be refused
-        return os.path.abspath(document.source(keys).folder / os.path.expanduser(text)) if text else text
+        return rooted(document.source(keys).folder, text)
 
     def argument(keys: Keys, text: str) -> str:
         folder = document.source(keys).folder
@@ -44,6 +43,11 @@ def anchored(document: Document, catalogue: Catalogued) -> dict[str, Any]:
         for name in path_options(kind, table, catalogue):
             table[name] = mapped(table[name], (*keys, name), absolute)
     return tree
+
+
+def rooted(folder: Path, text: str) -> str:
+    """A path as it is from a folder on, `~` in it too; an empty one stays so, to be refused."""
+    return os.path.abspath(folder / os.path.expanduser(text)) if text else text
 
 
 def path_options(kind: str, table: dict[str, Any], catalogue: Catalogued) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,7 +15,8 @@ from cattrs.errors import BaseValidationError
 
 from hookbrew import words
 from hookbrew.config import strict
-from hookbrew.config.anchor import anchored
+from hookbrew.config.anchor import anchored, rooted
+from hookbrew.config.cache import Cache
 from hookbrew.config.components import Catalogued, Components, factory, optimizer, student
 from hookbrew.config.document import Document
 from hookbrew.config.faults import MISSING, Fault, Mismatch, collected, faults, finish
@@ -206,17 +208,41 @@ def structure_component(kind: str, table: Mapping[str, Any], catalogue: Catalogu
     return Component(type=name, options=options)
 
 
-def structure_train(table: Mapping[str, Any]) -> Train:
-    """The keys of `[train]`, for the Python API; raises ConfigError with all that is wrong."""
+def structure_train(table: Mapping[str, Any], also: Collection[str] = ()) -> Train:
+    """The keys of `[train]`, for the Python API; raises ConfigError with all that is wrong.
+
+    also: further names that may have been meant by one that is unknown.
+    """
     try:
         train: Train = strict.converter().structure(table, Train)
         finish([*unstoppable(table)])
     except (Mismatch, BaseValidationError) as error:
-        raise ConfigError([Problem(dotted(keys), message, "fit") for keys, message in faults(error)]) from error
+        raise unfit(error, also=also) from error
     if train.teacher_precision != "same":
         message = "a teacher that is given is not changed; cast it before: teacher.to(torch.bfloat16)"
         raise ConfigError([Problem("teacher_precision", message, "fit")])
     return train
+
+
+def structure_cache(given: str | Path | Mapping[str, Any]) -> Cache:
+    """A folder, or the keys of `[cache]`, for the Python API; raises ConfigError with all that is wrong.
+
+    Paths are relative to the current folder, and `~` is the user's own.
+    """
+    wanted: Any = Path | Cache
+    try:
+        made = strict.converter().structure(given, wanted)
+    except (Mismatch, BaseValidationError) as error:
+        raise unfit(error, "cache") from error
+    made = Cache(folder=made) if isinstance(made, Path) else made
+    paths = {name: getattr(made, name) for name in ("folder", "tokenizer")}
+    here = Path.cwd()
+    return attrs.evolve(made, **{name: Path(rooted(here, str(path))) for name, path in paths.items() if path})
+
+
+def unfit(error: BaseException, *keys: str, also: Collection[str] = ()) -> ConfigError:
+    """The faults of what `fit` was told, at these keys."""
+    return ConfigError([Problem(dotted(at), message, "fit") for at, message in faults(error, keys, also)])
 
 
 def structure_merge(table: Mapping[str, Any] | Merge, teachers: Iterable[str], at: str = "") -> Merge:

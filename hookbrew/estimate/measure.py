@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from hookbrew import factory
-from hookbrew.distillation import Fitting
 from hookbrew.estimate.live import Bytes, watched
 from hookbrew.estimate.operations import clock, operations
 from hookbrew.estimate.sizes import Weight, dropping, nbytes, taught, weighed
+from hookbrew.fitting import Fitting
 from hookbrew.loop import Batch, Loop, State, size_of, split
 from hookbrew.loop.device import threads
 from hookbrew.loop.step import Step, stepping

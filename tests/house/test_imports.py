@@ -23,7 +23,7 @@ ORDER = [
     ("loop",),
     ("cache", "profile"),
     ("request",),
-    ("factory", "groups", "earlier"),
+    ("factory", "groups", "earlier", "fitting"),
     ("distillation",),
     ("hub",),
     ("plan", "operate"),

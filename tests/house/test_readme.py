@@ -14,6 +14,7 @@ import tomli_w
 import torch
 from click.testing import CliRunner
 
+from hookbrew.cache import Cache
 from hookbrew.cli import main
 from hookbrew.plugin import catalogue
 from hookbrew.testing import check_loss
@@ -24,6 +25,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def shown(mark):
+    """The one block of Python with this in it."""
+    (block,) = [block for block in blocks("python") if mark in block]
+    return block
 
 
 def lines(block):
@@ -175,7 +182,7 @@ def encoder(width, depth):
 
 def test_taps_alone():
     space = {}
-    exec(blocks("python")[0], space)
+    exec(shown("with hb.tap("), space)
     model, x, taps = space["model"], space["x"], space["taps"]
     assert torch.equal(space["output"], model(x))
     assert [tuple(hidden.shape) for hidden in taps["hidden"]] == [(2, 5, 32)] * 6
@@ -190,8 +197,21 @@ def test_python():
     batch = {"input_ids": torch.arange(6).reshape(2, 3)}
     space = {"torch": torch, "teacher": teacher, "student": student, "batch": batch}
     space["loader"] = [batch] * 4
-    exec(blocks("python")[1], space)
+    exec(shown("state = run.fit("), space)
     assert space["state"].step == 12
+
+
+def test_a_cache_in_python(tmp_path, monkeypatch):
+    import hookbrew
+
+    monkeypatch.chdir(tmp_path)
+    teacher, ran = encoder(8, 4), []
+    teacher.register_forward_pre_hook(lambda *_: ran.append(1))
+    space = {"hb": hookbrew, "teacher": teacher, "student": encoder(4, 2)}
+    space["loader"] = [{"input_ids": torch.arange(6).reshape(2, 3) + number} for number in range(4)]
+    exec(shown("cache="), space)
+    assert len(ran) == 3 + 4  # three looks, and one epoch
+    assert Cache(tmp_path / "kept").facts["stored"]["kind"] == "topk"
 
 
 def student():
@@ -218,8 +238,8 @@ def test_a_student_out_of_its_teacher(project, monkeypatch):
 
 def test_the_plugin(monkeypatch):
     entry, loss = types.ModuleType("hookbrew_gap"), types.ModuleType("hookbrew_gap.loss")
-    exec(blocks("python")[2], vars(entry))
-    exec(blocks("python")[3], vars(loss))
+    exec(shown("def hookbrew_register_losses"), vars(entry))
+    exec(shown("class Gap:"), vars(loss))
     monkeypatch.setitem(sys.modules, "hookbrew_gap", entry)
     monkeypatch.setitem(sys.modules, "hookbrew_gap.loss", loss)
     known = catalogue(discover=False, plugins=[entry])
@@ -244,12 +264,11 @@ def operable():
 
 
 def test_surgery():
-    (shown,) = [block for block in blocks("python") if "hb.Surgery" in block]
     model = operable()
     keys, x = [*model.state_dict()], torch.ones(2, 32)
     before = model.blocks(x)
     space = {"model": model, "optimizer": torch.optim.AdamW(model.parameters())}
-    exec(shown, space)
+    exec(shown("hb.Surgery"), space)
     assert [str(edit) for edit in space["surgery"].edits] == [
         "swap 'blocks[*].act'",
         "wrap 'blocks[-1].dense' (noisy)",

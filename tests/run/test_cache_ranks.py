@@ -72,7 +72,16 @@ def test_they_build_it_together(ranks, runs):
     assert difference("two-plain", "two-built") == 0
 
 
-def test_both_refuse_a_cache_of_something_else(ranks):
-    for found in ranks("refused"):
+def test_fits_of_both_use_one_cache(ranks, runs):
+    """Each has its own part of the data, three batches an epoch."""
+    found = {case: ranks(case) for case in ("fit", "fit first", "fit second")}
+    assert [[each["ran"] for each in both] for both in found.values()] == [[1 + 9] * 2, [LOOKS + 3] * 2, [LOOKS] * 2]
+    assert len({str(each["student"]) for both in found.values() for each in both}) == 1
+    assert len(Cache(runs / "fitted")) == 24
+
+
+@pytest.mark.parametrize("case", ["refused", "fit refused"])
+def test_both_refuse_a_cache_of_something_else(ranks, case):
+    for found in ranks(case):
         assert found["error"] == "CacheError"
         assert "is of something else: weights " in found["text"]
