@@ -109,7 +109,7 @@ class Values:
     def weighed(
         self, terms: Sequence[Term], seen: Seen, samples: int, progress: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The weighted sum of the means, a scalar; sums and counts, (terms,) each."""
+        """The weighted sum of the means, a scalar; sums and counts, (terms,) each. What was read is let go of."""
         if self.heads:
             loss, values = self.walked(terms, seen, progress, weights(terms, progress))
         else:
@@ -118,12 +118,13 @@ class Values:
         counts = self.counts(terms, seen, samples, values[0].device)
         with torch.no_grad():
             sums = torch.stack(values) * counts
+        self.view.forget()
         return self.tied(loss), sums, counts
 
     def part(
         self, terms: Sequence[Term], seen: Seen, valid: tuple[Tensor, Tensor], progress: float
     ) -> tuple[Tensor, Tensor]:
-        """A batch's part of the loss of a step, a scalar, and its sums, detached, (terms,).
+        """A batch's part of the loss of a step, a scalar, and its sums, detached, (terms,). What was read is let go of.
 
         valid: counts of the batch and of the whole step, (terms,) each.
         """
@@ -132,8 +133,10 @@ class Values:
             kind = torch.promote_types(next(iter(self.heads.values())).module.weight.dtype, torch.float32)
             shares = self._weights.of(weights(terms, progress), counts.device, kind) * counts / totals
             loss, values = self.walked(terms, seen, progress, shares.unbind())
+            self.view.forget()
             return loss, torch.stack([value.detach() for value in values]) * counts
         sums = self.sums(terms, seen, counts, progress)
+        self.view.forget()
         shares = self._weights.of(weights(terms, progress), sums.device, sums.dtype) / totals.to(sums.dtype)
         return torch.dot(sums, shares), sums.detach()
 
