@@ -111,18 +111,19 @@ class Values:
         return self._valid.of(counted(terms, seen, samples), device)
 
     def weighed(self, terms: Sequence[Term], seen: Seen, samples: int, progress: float) -> Weighed:
-        """The weighted sum of the means, the means, and what they count."""
+        """The weighted sum of the means, the means, and what they count. What was read is let go of."""
         if self.heads:
             loss, values = self.walked(terms, seen, progress, weights(terms, progress))
         else:
             values = [self.one(term, seen, progress)[1] for term in terms]
             loss = weighted(values, weights(terms, progress))
+        self.view.forget()
         return self.tied(loss), detached(values), counted(terms, seen, samples)
 
     def part(
         self, terms: Sequence[Term], seen: Seen, valid: tuple[Tensor, Tensor], progress: float
     ) -> tuple[Tensor, Tensor]:
-        """A batch's part of the loss of a step, a scalar, and its means, detached, (terms,).
+        """A batch's part of the loss of a step, a scalar, and its means, detached, (terms,); lets go of what was read.
 
         valid: counts of the batch and of the whole step, (terms,) each.
         """
@@ -131,8 +132,10 @@ class Values:
             kind = torch.promote_types(next(iter(self.heads.values())).module.weight.dtype, torch.float32)
             shares = self._weights.of(weights(terms, progress), counts.device, kind) * counts / totals
             loss, values = self.walked(terms, seen, progress, shares.unbind())
+            self.view.forget()
             return loss, detached(values)
         means = torch.stack([self.one(term, seen, progress)[1] for term in terms])
+        self.view.forget()
         shares = self._weights.of(weights(terms, progress), means.device, means.dtype) / totals.to(means.dtype)
         return torch.dot(self.tied(means * counts), shares), means.detach()
 

@@ -111,7 +111,8 @@ class View:
             yield
 
     def forget(self) -> None:
-        """Let go of the last batch: its tensors are as large as a step's."""
+        """Let go of the last batch: its tensors are as large as a step's. Backward, which goes through the graph alone,
+        then frees each where it is done with it."""
         for read in self._read.values():
             if read:
                 read.clear()

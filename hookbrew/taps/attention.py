@@ -21,6 +21,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor as is_wrapped
 from torch.autograd.forward_ad import unpack_dual
 
 from hookbrew.errors import SelectorError
+from hookbrew.taps.products import products
 
 ATTENTION: Final = ("attn", "scores", "q", "k", "v")
 """The ports of a module that computes one attention."""
@@ -72,12 +73,8 @@ class Dense(NamedTuple):
         """q k^T scaled, (B, H, L, S), without any mask."""
         assert self.q is not None
         assert self.k is not None
-        q, k = wide(self.q), wide(self.k)
-        q = q * (1 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale)
-        if self.shared == 1 or self.packed:
-            return q @ k.mT
-        grouped = q.reshape(*q.shape[:-3], k.shape[-3], self.shared, *q.shape[-2:])
-        return (grouped @ k.unsqueeze(-3).mT).flatten(-4, -3)
+        scale = 1 / math.sqrt(self.q.shape[-1]) if self.scale is None else self.scale
+        return products(self.q, self.k, scale, 1 if self.packed else self.shared)
 
     def allowed(self, scores: Tensor) -> Tensor | None:
         """The mask, the causal one written out."""
@@ -160,11 +157,6 @@ def dense(args: tuple[Any, ...], kwargs: dict[str, Any], ports: frozenset[str]) 
         scale=given.get("scale"),
         shared=q.shape[-3] // k.shape[-3] if grouped else 1,
     )
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """In fp32 where it was less."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def forbidden(added: Tensor) -> Tensor:
