@@ -187,6 +187,14 @@ def test_keys_are_checked_as_in_a_file(fit, folder, case):
     assert not [*folder.iterdir()]
 
 
+def test_what_is_of_models_and_processes_that_a_file_makes_is_refused(fit):
+    told = refused(lambda: fit(shard="student", timeout=30.0))
+    assert [line.partition(":")[2].partition(";")[0] for line in told] == [
+        " shard: models that are given are not sharded",
+        " timeout: the process group is yours",
+    ]
+
+
 def test_a_misspelt_word_of_fit(fit):
     assert refused(lambda: fit(cahce="kept")) == ["fit: cahce: unknown key; did you mean 'cache'?"]
     given = inspect.signature(hb.Distillation.fit).parameters.values()

@@ -208,6 +208,15 @@ def structure_component(kind: str, table: Mapping[str, Any], catalogue: Catalogu
     return Component(type=name, options=options)
 
 
+DEFAULT = Train(epochs=1)
+UNREAD = {
+    "teacher_precision": "a teacher that is given is not changed; cast it before: teacher.to(torch.bfloat16)",
+    "shard": "models that are given are not sharded; do so before: torch.distributed.fsdp.fully_shard(student)",
+    "timeout": "the process group is yours; say it there: torch.distributed.init_process_group(timeout=...)",
+}
+"""The keys of `[train]` that are of models and processes which a configured run makes by itself."""
+
+
 def structure_train(table: Mapping[str, Any], also: Collection[str] = ()) -> Train:
     """The keys of `[train]`, for the Python API; raises ConfigError with all that is wrong.
 
@@ -218,9 +227,9 @@ def structure_train(table: Mapping[str, Any], also: Collection[str] = ()) -> Tra
         finish([*unstoppable(table)])
     except (Mismatch, BaseValidationError) as error:
         raise unfit(error, also=also) from error
-    if train.teacher_precision != "same":
-        message = "a teacher that is given is not changed; cast it before: teacher.to(torch.bfloat16)"
-        raise ConfigError([Problem("teacher_precision", message, "fit")])
+    problems = [Problem(key, UNREAD[key], "fit") for key in UNREAD if getattr(train, key) != getattr(DEFAULT, key)]
+    if problems:
+        raise ConfigError(problems)
     return train
 
 
