@@ -17,6 +17,8 @@ from torch import Tensor
 
 import hookbrew as hb
 
+KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Rows:
     """Keeps the loss of each step."""
@@ -61,7 +63,7 @@ def train(side: Side) -> Callable[[], None]:
     return fit
 
 
-def lowered(side: Side) -> Callable[[], None]:
-    """With the teacher in bf16, which its caller casts."""
-    side.teacher.bfloat16()
+def lowered(side: Side, kind: str) -> Callable[[], None]:
+    """With the teacher in fewer bits, to which its caller casts it."""
+    side.teacher.to(KINDS[kind])
     return train(side)

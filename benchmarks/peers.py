@@ -33,23 +33,24 @@ from toolkits import PEERS
 from work import WORKS, Work
 
 HAND, AGAIN, FUSED, ASKED = "by hand", "by hand again", "by hand, fused AdamW", "by hand, output_hidden_states"
-FIT, LOWERED = "hookbrew", "hookbrew, teacher in bf16"
+FIT = "hookbrew"
+LOWERED = {kind: f"hookbrew, teacher in {kind}" for kind in ours.KINDS}
 PLAIN = ", AdamW not fused"
 """After the name of a toolkit: with the optimizer as torch has it when nothing is said."""
-CLOSE = {LOWERED: 0.02}
+CLOSE = dict.fromkeys(LOWERED.values(), 0.02)
 """How far the losses of one may be from those by hand, if not 1e-4."""
 Maker = Callable[[Side], Callable[[], None]]
 
 
-def makers(name: str, lower: bool) -> dict[str, Maker]:
-    """Everybody who can do a job, by name; lower: with the teacher in bf16, too."""
+def makers(name: str, lower: Sequence[str] = ()) -> dict[str, Maker]:
+    """Everybody who can do a job, by name; lower: with the teacher in bf16 or fp16, too."""
     work = WORKS[name]
     found: dict[str, Maker] = {HAND: by_hand, AGAIN: by_hand, FUSED: by_hand}
     if work.asked:
         found[ASKED] = partial(by_hand, asked=True)
     found[FIT] = ours.train
-    if lower and work.lower:
-        found[LOWERED] = ours.lowered
+    if work.lower:
+        found |= {LOWERED[kind]: partial(ours.lowered, kind=kind) for kind in lower}
     able = {title: peer for title, peer in PEERS.items() if name not in peer.lacks and peer.missing is None}
     found |= {title: peer.train for title, peer in able.items()}
     if work.updates:
@@ -60,7 +61,7 @@ def makers(name: str, lower: bool) -> dict[str, Maker]:
 class Bench:
     """One job, and everybody who does it."""
 
-    def __init__(self, name: str, work: Work, device: torch.device, *, lower: bool = False) -> None:
+    def __init__(self, name: str, work: Work, device: torch.device, *, lower: Sequence[str] = ()) -> None:
         self.work, self.device, self.makers = work, device, makers(name, lower)
         self.each = self.sides()
 
@@ -68,7 +69,7 @@ class Bench:
         """New ones; hookbrew's models keep the attention that they came with."""
         found = {}
         for name, make in self.makers.items():
-            side = sided(self.work, self.device, eager=name not in (FIT, LOWERED))
+            side = sided(self.work, self.device, eager=not name.startswith(FIT))
             side.fused = name not in (HAND, AGAIN, ASKED) and not name.endswith(PLAIN)
             found[name] = side, make(side)
         return found
@@ -142,7 +143,7 @@ def measured(bench: Bench, rounds: int) -> dict[str, Any]:
     for name, each in times.items():
         found = ratio(each, times[HAND])._replace(fastest=least[name] / least[HAND])
         line = found._asdict() | {"seconds": each, "peak": peaks[name], "memory": peaks[name] / peaks[HAND]}
-        goal = {FIT: work.target, LOWERED: work.lower}.get(name)
+        goal = work.target if name == FIT else work.lower if name in LOWERED.values() else None
         if goal is not None:
             line |= {"target": goal, "verdict": verdict(found, 0.0, goal)}
         report["lines"][name] = line
@@ -154,7 +155,8 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--jobs", type=lambda text: text.split(","), default=[*WORKS], help=",".join(WORKS))
-    parser.add_argument("--teacher", choices=["fp32", "bf16"], default="fp32", help="bf16: measured beside, too")
+    lower = {"nargs": "+", "choices": [*ours.KINDS], "default": []}
+    parser.add_argument("--teacher", **lower, help="ours once more with a teacher in each of these")
     parser.add_argument("--tiny", action="store_true", help="2 x 8 tokens: to see that it works")
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--read", nargs="+", metavar="JSON", help="measure nothing; put earlier runs together")
@@ -185,7 +187,7 @@ def run(given: argparse.Namespace, console: Console) -> dict[str, Any]:
         work = WORKS[name]
         if given.tiny:
             work = attrs.evolve(work, size=(2, 8 if name != "tiny" else work.size[1]), steps=4)
-        report["jobs"][name] = measured(Bench(name, work, given.device, lower=given.teacher == "bf16"), given.rounds)
+        report["jobs"][name] = measured(Bench(name, work, given.device, lower=given.teacher), given.rounds)
         show(console, report["jobs"][name])
         gc.collect()
         write(given.json, report)  # after each, since all take long

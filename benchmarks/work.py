@@ -80,7 +80,7 @@ class Work:
     peak: float = 1.0
     """At most so much of its peak of live tensors."""
     lower: float | None = None
-    """As `target`, with the teacher in bf16."""
+    """As `target`, with the teacher in bf16 or fp16."""
     updates: bool = False
     """Whether the optimizer is so large a part that toolkits are measured with another one, too."""
 

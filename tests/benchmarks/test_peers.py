@@ -19,7 +19,8 @@ PEERS = {
     "Lightning": "lightning",
     "Trainer of transformers": "accelerate",
 }
-OFF = {"hookbrew, teacher in bf16": 0.02}
+LOWER = [f"hookbrew, teacher in {kind}" for kind in ("bf16", "fp16")]
+OFF = dict.fromkeys(LOWER, 0.02)
 
 
 def called(*arguments):
@@ -33,7 +34,9 @@ def report(tmp_path_factory):
     """The JSON of the shortest run, and what was printed."""
     pytest.importorskip("transformers")
     file = tmp_path_factory.mktemp("bench") / "peers.json"
-    printed = called("--tiny", "--rounds", "1", "--jobs", ",".join(JOBS), "--teacher", "bf16", "--json", str(file))
+    printed = called(
+        "--tiny", "--rounds", "1", "--jobs", ",".join(JOBS), "--teacher", "bf16", "fp16", "--json", str(file)
+    )
     return json.loads(file.read_text(encoding="utf-8")), printed, file
 
 
@@ -63,7 +66,7 @@ def test_what_is_measured(report, job):
     assert found["lines"]["by hand"]["middle"] == found["lines"]["by hand"]["memory"] == 1
     assert found["lines"]["by hand again"]["peak"] == found["lines"]["by hand"]["peak"] > 0  # counted, not timed
     assert found["lines"]["hookbrew"]["target"] == found["target"]
-    assert ("hookbrew, teacher in bf16" in found["lines"]) == (found["lower"] is not None)
+    assert all((name in found["lines"]) == (found["lower"] is not None) for name in LOWER)
 
 
 def test_runs_are_put_together(report, tmp_path):
