@@ -127,6 +127,12 @@ class Valid:
             return torch.ones(self.shape, dtype=torch.bool, device=device)
         return self.mask
 
+    def part(self, samples: slice) -> Valid:
+        """The same of some samples."""
+        labels, mask = (None if one is None else one[samples] for one in (self.labels, self.mask))
+        shape = None if self.shape is None else torch.Size((samples.stop - samples.start, *self.shape[1:]))
+        return Valid(labels, mask, shape)
+
     def count(self, counts: Counts, samples: int) -> float | Tensor:
         """As `count`; a number where that is known without asking a device."""
         if self.mask is not None:

@@ -107,6 +107,8 @@ def shown(attention: Tensor) -> str | None:
     a smaller one may be of an attention that has sinks besides its keys.
     """
     attention = attention.detach()
+    if attention.dim() and not attention.stride(0):
+        attention = attention[:1]  # one sample that stands for all
     sums = attention.sum(dim=-1, dtype=torch.float32)
     if bool((attention < 0).any() | (sums > 1 + CLOSE).any()):
         return "scores"

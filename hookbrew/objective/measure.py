@@ -15,7 +15,7 @@ from hookbrew.objective.inputs import Names, called
 from hookbrew.objective.leaves import leaves
 from hookbrew.objective.projection import projected
 from hookbrew.objective.source import Source, collected
-from hookbrew.objective.term import Term, listed
+from hookbrew.objective.term import Term, listed, require_scalar
 from hookbrew.objective.tokens import require_aligned
 
 SAME = ("logits", "hidden")
@@ -166,11 +166,7 @@ def require_trained(term: Term, student: Tensor | list[Tensor], value: Any) -> N
 
     That a projection has a gradient is not enough: it would imitate alone.
     """
-    if not isinstance(value, Tensor) or value.dim():
-        shape = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise ObjectiveError(
-            f"loss {term.name!r} returned {shape}; expected a scalar tensor, the mean over valid positions"
-        )
+    require_scalar(term.name, value)
     attached = [tensor for tensor in listed(student) if tensor.requires_grad and value.requires_grad]
     reached = torch.autograd.grad(value, attached, retain_graph=True, allow_unused=True) if attached else ()
     if not any(gradient is not None for gradient in reached):

@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from hookbrew.errors import ObjectiveError
 from hookbrew.objective.align import Scope, Seen
 from hookbrew.objective.source import Source
 
@@ -68,6 +69,13 @@ def learned(terms: Iterable[Term]) -> dict[str, nn.Module]:
         for module in (term.projection, term.source.function)
         if isinstance(module, nn.Module)
     }
+
+
+def require_scalar(name: str, value: Any) -> None:
+    """Raise ObjectiveError for what a loss gave that is no mean."""
+    if not isinstance(value, Tensor) or value.dim():
+        shape = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ObjectiveError(f"loss {name!r} returned {shape}; expected a scalar tensor, the mean over valid positions")
 
 
 def listed(tensors: Tensor | list[Tensor]) -> list[Tensor]:

@@ -21,9 +21,10 @@ from hookbrew.objective.plan import Plan, chunked
 from hookbrew.objective.sides import Selector
 from hookbrew.objective.source import Source
 from hookbrew.objective.term import Term, counted
+from hookbrew.objective.tile import Walk, glimpse, related, walk
 from hookbrew.objective.vector import Vector, weighted
 from hookbrew.objective.view import View
-from hookbrew.taps import tether
+from hookbrew.taps import Map, tether
 
 Weights = Sequence[float | Tensor]
 Weighed = tuple[Tensor, Tensor, list[float | Tensor]]
@@ -82,7 +83,11 @@ class Values:
         return self.plan.heads
 
     def read(self, model: str, path: str) -> Any:
-        """What a source compares; in place of logits that are never made, zeros of their shape in the memory of one."""
+        """What a source compares; in place of logits that are never made, zeros of their shape in the memory of one;
+        of large maps of attention that of the first sample, in the shape of all."""
+        maps = self.view.maps(model, path)
+        if maps is not None:
+            return [glimpse(one) for one in maps] if isinstance(maps, list) else glimpse(maps)
         tensor, head = self.view.read(model, path), self.heads.get((model, path))
         if head is None:
             return tensor
@@ -94,8 +99,20 @@ class Values:
             value, _ = self.walked([term], seen, progress, [1.0])
             tensor, head = self.view.read("student", term.source.path), self.heads["student", term.source.path]
             return [one for one in head.side(tensor) if one is not None], value
+        if (tiled := self.tiled(term, seen, progress)) is not None:
+            return tiled.student.leaves, tiled.value()
         student, *teachers = self.sides(term)
         return student, term.mean(self.given.roles(term, seen, student, teachers, progress), progress)
+
+    def tiled(self, term: Term, seen: Seen, progress: float) -> Walk | None:
+        """How a term is computed by tiles; None where it is on whole tensors."""
+        source = term.source
+        if not self.view.tiled("student", source.path):
+            return None
+        student, *teachers = self.view.sides(source, term.pair, whole=False)
+        if not isinstance(student, Map) and not related(source, student):
+            return None
+        return walk(term, student, teachers, seen.valid(source, term.scope), progress)
 
     def sides(self, term: Term) -> list[Any]:
         """What a term compares; of one that this batch does not let compute in chunks, the whole logits."""

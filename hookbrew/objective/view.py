@@ -14,7 +14,9 @@ from hookbrew.objective.attended import ATTENDED
 from hookbrew.objective.heads import first
 from hookbrew.objective.sides import Selector
 from hookbrew.objective.source import Source, collected
-from hookbrew.taps import Taps
+from hookbrew.objective.tile import large, tileable
+from hookbrew.taps import Taps, synced
+from hookbrew.taps.read import compiled
 
 LOGITS = "logits"
 """The tap of the student that evaluation reads."""
@@ -49,7 +51,12 @@ class View:
         """What was read of the last batch, by model and selector."""
         self._named = naming(self._selectors)
         self._soon = {name: [s.path for s in sources if s.takes in ATTENDED and name in s.teachers] for name in models}
-        """What is read of a teacher at once: attention, whose queries and keys are gone when the student runs."""
+        """What is read of a teacher at once: attention, whose queries and keys are gone when the student runs. Of large
+        maps those are kept, which are smaller."""
+        self._tileable = {source.path for source in sources if tileable(source)}
+        self._whole = set[str]()
+        """The models whose maps are of all samples: what compiled code gave may be gone with its next call, and where a
+        wrapper averages gradients nobody has tried."""
         self._parts: dict[str, dict[Selector, tuple[list[str], bool]]] = {name: {} for name in models}
         """By model and selector, the canonical paths of what it gives, and whether that is a list; see `seen`."""
         if problems:
@@ -63,6 +70,7 @@ class View:
         inputs: what a model gets of a batch, by its name. Where something is diverted, the forward of a sample finds
         out where those of whole batches may end.
         """
+        self._whole = {name for name, model in self._models.items() if compiled(model) or synced(model)}
         self.divert(selectors)
         self.settle(inputs)
         self.stop(allowed=stop)
@@ -125,19 +133,35 @@ class View:
         output = self.taps[model].run(**inputs)
         for path in self._soon.get(model, ()):
             with suppress(HookbrewError):  # the loss that reads it will say so, with its place
-                self.read(model, path)
+                if self.maps(model, path) is None:
+                    self.read(model, path)
         return output
 
     def read(self, model: str, path: str) -> Any:
         """A tensor, or a list of them where the selector gives one or is a list; terms with one selector share it."""
         key, read = self._selectors[model, path], self._read[model]
         if key not in read:
-            taps, named = self.taps[model], self._named[model, path]
-            if isinstance(key, str):
-                read[key] = taps[named[0]]
-            else:
-                read[key] = [tensor for tap in named for tensor in many(taps[tap])]
+            read[key] = self._found(model, path, self.taps[model].__getitem__)
         return read[key]
+
+    def maps(self, model: str, path: str) -> Any:
+        """In place of what `read` gives, large maps of attention that are computed by nobody yet; None where there is
+        any other tensor, or the loss needs maps of all samples together."""
+        if not self.tiled(model, path) or self._selectors[model, path] in self._read[model]:
+            return None
+        found = self._found(model, path, self.taps[model].maps)
+        return None if any(one is None or not large(one) for one in many(found)) else found
+
+    def tiled(self, model: str, path: str) -> bool:
+        """Whether a loss may take what it reads of a model by tiles."""
+        return path in self._tileable and model not in self._whole
+
+    def _found(self, model: str, path: str, look: Callable[[str], Any]) -> Any:
+        """What a look at the taps of a selector gives, a list where it gives several or is a list."""
+        named = self._named[model, path]
+        if isinstance(self._selectors[model, path], str):
+            return look(named[0])
+        return [one for tap in named for one in many(look(tap))]
 
     def seen(self, model: str) -> dict[str, Tensor]:
         """All that is read of the last forward of a model, by canonical path; what one path gives twice has numbers."""
@@ -167,11 +191,12 @@ class View:
             found = [tensors[path] for path in paths]
             self._read[model][selector] = found if several else found[0]
 
-    def sides(self, source: Source, pair: int | None) -> list[Any]:
-        """What a source compares, or one pair of it: of the student, then of each teacher."""
+    def sides(self, source: Source, pair: int | None, *, whole: bool = True) -> list[Any]:
+        """What a source compares, or one pair of it: of the student, then of each teacher; whole: not as `maps`."""
         found = []
         for model in source.selectors:
-            read = self.read(model, source.path)
+            maps = None if whole else self.maps(model, source.path)
+            read = self.read(model, source.path) if maps is None else maps
             found.append(read if pair is None else read[pair])
         return found
 

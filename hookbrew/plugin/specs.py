@@ -47,6 +47,7 @@ def hookbrew_register_losses(register: Register) -> None:
     widths), "flow" (a list of two hidden tensors a side), "attention" (probabilities or scores), "probabilities",
     "scores", or "relation" (queries, keys, values).
     `counts`: "positions", "pairs" of them, or "samples": what it is a mean over, where its tensors do not tell.
+    One on an attention that says positions or pairs gets large maps some samples at a time, each with its own mask.
     `marks`: false for a loss that counts rows whose label is -100, too.
     `soft`: true for a loss whose labels may be soft, floats (..., classes), so that a row of zeros is no label.
     """

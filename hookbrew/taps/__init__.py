@@ -1,9 +1,12 @@
 """A module path becomes a tensor: selectors, forward hooks, and the tree of what can be tapped."""
 
+from hookbrew.taps.attention import Dense
 from hookbrew.taps.hook import tapped
 from hookbrew.taps.layout import Block, Layout, Spot, Stack, discover
+from hookbrew.taps.maps import Map
 from hookbrew.taps.modules import modules
 from hookbrew.taps.parse import parse
+from hookbrew.taps.products import wide
 from hookbrew.taps.render import as_json, render
 from hookbrew.taps.resolve import unwrap
 from hookbrew.taps.selector import Selector
@@ -13,7 +16,9 @@ from hookbrew.taps.tree import Node, Outline, outline
 
 __all__ = [
     "Block",
+    "Dense",
     "Layout",
+    "Map",
     "Node",
     "Outline",
     "Selector",
@@ -34,4 +39,5 @@ __all__ = [
     "tapped",
     "tether",
     "unwrap",
+    "wide",
 ]

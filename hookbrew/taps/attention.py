@@ -52,6 +52,31 @@ class Dense(NamedTuple):
         """What must not be written into before the record is read."""
         return self.q, self.k, self.v, self.mask
 
+    @property
+    def shape(self) -> torch.Size:
+        """(B, H, L, S), or with fewer dimensions in front."""
+        assert self.q is not None
+        assert self.k is not None
+        return torch.Size((*self.q.shape[:-1], self.k.shape[-2]))
+
+    @property
+    def apart(self) -> bool:
+        """Whether the map of some samples comes from them alone, and no gradient but those of q and k is wanted."""
+        if self.packed or self.q is None or self.k is None or not self.q.dim() == self.k.dim() == 4:
+            return False
+        mask, samples = self.mask, len(self.q)
+        fits = mask is None or (not mask.requires_grad and (mask.dim() < 4 or len(mask) in (1, samples)))
+        return fits and len(self.k) == samples
+
+    def cut(self, samples: slice) -> Dense:
+        """The same attention of some samples; v is left out."""
+        assert self.q is not None
+        assert self.k is not None
+        mask = self.mask
+        if mask is not None and mask.dim() == 4 and len(mask) > 1:
+            mask = mask[samples]
+        return self._replace(q=self.q[samples], k=self.k[samples], v=None, mask=mask)
+
     def read(self, port: str) -> Tensor:
         """attn and scores: (B, H, L, S); q, k, v: (B, H, L or S, D), shared keys and values repeated."""
         if port in ("attn", "scores"):

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
+from hookbrew.errors import SelectorError
 from hookbrew.taps.attention import ATTENTION
 from hookbrew.taps.hook import Hook, Point, Store
+from hookbrew.taps.tether import synced
 from hookbrew.taps.watch import Closed, Enter, Leave
 
 
@@ -38,6 +41,17 @@ def placed(modules: dict[Point, nn.Module], store: Store) -> Iterator[Placed]:
         else:
             yield Placed(path, module, True, Enter(module, points, store))
             yield Placed(path, module, False, Leave(module, points, store))
+
+
+def require_ready(hooks: Installed | None, model: nn.Module, *, stop: bool) -> None:
+    """Raise SelectorError for a run that would see nothing, or would go wrong in silence; stop: if it may end early."""
+    if hooks is None:
+        raise SelectorError("these taps are not installed: call run() inside `with tap(...) as taps:`")
+    if stop and torch.is_grad_enabled() and synced(model):
+        raise SelectorError(
+            "a model whose gradients are synchronised cannot stop early: ranks would wait for each other, or drift"
+            " apart; run it under torch.no_grad(), or without stop=True"
+        )
 
 
 class Installed:

@@ -40,6 +40,18 @@ class Multihead(NamedTuple):
         """What must not be written into before the record is read."""
         return (self.query, self.key, self.value, self.key_padding_mask, self.attn_mask, *self.weights, self.bias)
 
+    @property
+    def shape(self) -> torch.Size:
+        """(B, H, L, S)."""
+        query, key = self.batched(self.query), self.batched(self.key)
+        return torch.Size((len(query), self.heads, query.shape[1], key.shape[1]))
+
+    @property
+    def apart(self) -> bool:
+        """Whether the map of some samples comes from them alone, and no gradient but those of q and k is wanted."""
+        masks = (self.key_padding_mask, self.attn_mask)
+        return not self.query.is_nested and not any(mask is not None and mask.requires_grad for mask in masks)
+
     def read(self, port: str) -> Tensor:
         """attn and scores: (B, H, L, S); q, k, v: (B, H, L or S, D)."""
         with torch.autocast(self.query.device.type, enabled=False):

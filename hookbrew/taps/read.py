@@ -73,7 +73,7 @@ def checked(name: str, point: Point, seen: Seen, *, lost: bool) -> Tensor:
     if isinstance(seen.value, str):
         raise SelectorError(f"{point}: {seen.value}")
     tensors: tuple[Any, ...] = (seen.value,) if isinstance(seen.value, Tensor) else seen.value.tensors()
-    if any(old >= 0 and tensor._version != old for tensor, old in zip(tensors, seen.versions, strict=False)):
+    if rewritten(tensors, seen.versions):
         raise MutatedError(
             f"{point}: the tensor of tap {name!r} was changed in place after it was seen; tap the next module's input"
             " (':in' of the one that runs after the change), or use Taps(..., clone=True)"
@@ -90,6 +90,11 @@ def checked(name: str, point: Point, seen: Seen, *, lost: bool) -> Tensor:
         return seen.value.read(point.port)
     except SelectorError as error:
         raise SelectorError(f"{point}: {error}") from None
+
+
+def rewritten(tensors: Sequence[Any], versions: Sequence[int]) -> bool:
+    """Whether one of some tensors was written into since it had been so often."""
+    return any(old >= 0 and tensor._version != old for tensor, old in zip(tensors, versions, strict=False))
 
 
 def escaped(tensor: Tensor) -> bool:

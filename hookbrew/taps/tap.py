@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import nn
 
 from hookbrew.errors import SelectorError
 from hookbrew.taps.alias import expanded, is_alias
 from hookbrew.taps.hook import Point, Read, StopForward, Store
-from hookbrew.taps.install import Installed
+from hookbrew.taps.install import Installed, require_ready
 from hookbrew.taps.layout import Layout, discover
+from hookbrew.taps.maps import unread
 from hookbrew.taps.parse import parse
 from hookbrew.taps.probe import lent
 from hookbrew.taps.read import numbers, value, whole
 from hookbrew.taps.resolve import resolve, submodule, unchanged, unwrap
 from hookbrew.taps.selector import Selector
-from hookbrew.taps.tether import synced
 from hookbrew.words import several
 
 
@@ -133,7 +132,7 @@ class Taps:
         None if the forward was stopped.
         """
         if self._hooks is None or self._stop:
-            self._require_ready()
+            require_ready(self._hooks, self._model, stop=self._stop)
         if self._pending:
             layout = self.survey(*args, **kwargs)
             for name in self.pending:
@@ -159,16 +158,6 @@ class Taps:
             self._store.learn(self._modules)
         return output
 
-    def _require_ready(self) -> None:
-        """Refuse a run that would see nothing, or would go wrong in silence."""
-        if self._hooks is None:
-            raise SelectorError("these taps are not installed: call run() inside `with tap(...) as taps:`")
-        if self._stop and torch.is_grad_enabled() and synced(self._model):
-            raise SelectorError(
-                "a model whose gradients are synchronised cannot stop early: ranks would wait for each other, or drift"
-                " apart; run it under torch.no_grad(), or without stop=True"
-            )
-
     def survey(self, *args: Any, **kwargs: Any) -> Layout:
         """What the model is made of, from one forward that changes nothing and is not recorded."""
         given, named = lent((args, kwargs))
@@ -180,6 +169,14 @@ class Taps:
 
     def __getitem__(self, name: str) -> Any:
         """A Tensor or a list of them. NotCalledError, AmbiguousCallError, or SelectorError says what is missing."""
+        return self._each(name, lambda point, number: value(name, point, number, self._store, self._inner))
+
+    def maps(self, name: str) -> Any:
+        """As `taps[name]`, with what `unread` gives in place of each tensor: attention that nobody has computed yet."""
+        return self._each(name, lambda point, number: unread(point, number, self._store))
+
+    def _each(self, name: str, look: Callable[[Point, int], Any]) -> Any:
+        """What a look at each call gives that a tap reads."""
         if name not in self._taps and name not in self._pending:
             known = [*self._taps, *self._pending]
             raise SelectorError(f"no tap is named {name!r}; there are: {several(known, most=20) or 'none'}")
@@ -191,7 +188,7 @@ class Taps:
         for read in reads:
             count = len(calls.get(read.point, ()))
             which = (0,) if count == 1 and not read.call else numbers(read.point, self._model, count, read.call)
-            found += [value(name, read.point, number, self._store, self._inner) for number in which]
+            found += [look(read.point, number) for number in which]
         return found if many else found[0]
 
 
