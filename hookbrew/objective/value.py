@@ -99,16 +99,15 @@ class Values:
             value, _ = self.walked([term], seen, progress, [1.0])
             tensor, head = self.view.read("student", term.source.path), self.heads["student", term.source.path]
             return [one for one in head.side(tensor) if one is not None], value
-        if (tiled := self.tiled(term, seen, progress)) is not None:
+        able = self.view.tiled("student", term.source.path)
+        if able and (tiled := self.tiled(term, seen, progress)) is not None:
             return tiled.student.leaves, tiled.value()
         student, *teachers = self.sides(term)
         return student, term.mean(self.given.roles(term, seen, student, teachers, progress), progress)
 
     def tiled(self, term: Term, seen: Seen, progress: float) -> Walk | None:
-        """How a term is computed by tiles; None where it is on whole tensors."""
+        """How a term that may be is computed by tiles; None where it is on whole tensors."""
         source = term.source
-        if not self.view.tiled("student", source.path):
-            return None
         student, *teachers = self.view.sides(source, term.pair, whole=False)
         if not isinstance(student, Map) and not related(source, student):
             return None

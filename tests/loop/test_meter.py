@@ -3,9 +3,7 @@
 import gc
 import math
 import weakref
-from typing import ClassVar
 
-import attrs
 import pytest
 import torch
 from hypothesis import given
@@ -13,10 +11,9 @@ from hypothesis import strategies as st
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import hookbrew as hb
-import hookbrew_plugins
 from hookbrew.loop import meter as module
 from hookbrew.loop.meter import Meter
-from hookbrew.plugin import catalogue, hookimpl
+from tests.offering import offering
 
 CPU = torch.device("cpu")
 FLOATS = st.floats(-8, 8, width=32)
@@ -99,21 +96,15 @@ def test_a_norm_that_was_not_finite_spoils_the_row_or_its_step_is_left_out(bad):
             assert math.isnan(record["grad_norm"])
 
 
-@attrs.frozen
-class First:
+LARGE = []
+"""The memory that the loss below was computed in."""
+
+
+def first(student, teacher, mask=None):
     """A loss that is one number of a large tensor, in its memory."""
-
-    large: ClassVar[list] = []
-
-    def build(self):
-        """The loss; notes the memory."""
-
-        def first(student, teacher, mask=None):
-            found = (student - teacher).square()
-            self.large.append(StorageWeakRef(found.untyped_storage()))
-            return found.flatten()[0]
-
-        return first
+    found = (student - teacher).square()
+    LARGE.append(StorageWeakRef(found.untyped_storage()))
+    return found.flatten()[0]
 
 
 class Alive:
@@ -126,19 +117,13 @@ class Alive:
         """Look; the loss of this step is still there for callbacks."""
         state.loss = None
         gc.collect()
-        self.found.append(sum(not storage.expired() for storage in First.large))
+        self.found.append(sum(not storage.expired() for storage in LARGE))
 
 
 def test_a_loss_keeps_nothing_of_what_it_was_taken_out_of(tagger, batches):
     """A value that is a view would hold all of it until the next row."""
 
-    class Plugin:
-        @hookimpl
-        def hookbrew_register_losses(self, register):
-            register("first", First)
-
-    found = catalogue(discover=False, plugins=[hookbrew_plugins, Plugin()])
     alive = Alive()
-    run = hb.Distillation(tagger(12), tagger(8), [hb.loss("first")], catalogue=found)
+    run = hb.Distillation(tagger(12), tagger(8), [hb.loss("mine")], catalogue=offering(lambda _: first))
     run.fit(batches([3, 2], [4, 1]), epochs=2, callbacks=[alive], log_every=100)
     assert alive.found == [0] * 4

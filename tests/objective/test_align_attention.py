@@ -10,7 +10,7 @@ from hookbrew.config import structure_loss
 from hookbrew.errors import ConfigError, ObjectiveError
 from hookbrew.objective import Objective
 from hookbrew.objective.attended import require_attended, shown
-from hookbrew.plugin import catalogue, hookimpl, options
+from tests.offering import offering
 
 CPU = torch.device("cpu")
 
@@ -262,25 +262,6 @@ def test_what_values_show(row, kind):
     assert shown(torch.tensor([[[row, unseeing]]])) == kind
 
 
-def offering(function, **more):
-    """A catalogue with one loss, `mine`, made of a function."""
-
-    @options
-    class Mine:
-        def build(self):
-            return function
-
-    for name, value in more.items():
-        setattr(Mine, name, value)
-
-    class Plugin:
-        @hookimpl
-        def hookbrew_register_losses(self, register):
-            register("mine", Mine)
-
-    return catalogue(discover=False, plugins=[Plugin()])
-
-
 def gap(student, teacher, mask=None):
     return (student - teacher.detach()).square().mean()
 
@@ -288,13 +269,13 @@ def gap(student, teacher, mask=None):
 def test_a_foreign_loss_counts_what_it_says(batches, measured):
     (batch,) = batches([4, 2, 3])
     for counts, number in (("pairs", 29), ("positions", 9), ("samples", 3), (None, 9)):
-        known = offering(gap, takes="attention", counts=counts)
+        known = offering(lambda _: gap, takes="attention", counts=counts)
         objective = measured(Looker(), Looker(), batch, on("mine", ":attn"), known=known)
         assert objective.counts(batch, 3, CPU).tolist() == [number]
 
 
 def test_a_word_that_counts_nothing(made):
-    known = offering(gap, takes="attention", counts="pair")
+    known = offering(lambda _: gap, takes="attention", counts="pair")
     assert message(lambda: made(Looker(), Looker(), on("mine", ":attn"), known=known)) == (
         "losses[0]: loss 'mine' counts 'pair'; did you mean 'pairs'?"
     )

@@ -7,29 +7,11 @@ import hookbrew as hb
 from hookbrew.config import structure_loss
 from hookbrew.errors import ConfigError
 from hookbrew.objective import Objective
-from hookbrew.plugin import catalogue, hookimpl, options
-
-
-def offering(function, takes="hidden"):
-    """A catalogue with one loss, `mine`, made of a function."""
-
-    @options
-    class Mine:
-        def build(self):
-            return function
-
-    Mine.takes = takes
-
-    class Plugin:
-        @hookimpl
-        def hookbrew_register_losses(self, register):
-            register("mine", Mine)
-
-    return catalogue(discover=False, plugins=[Plugin()])
+from tests.offering import offering
 
 
 def attempt(tagger, batch, function, **table):
-    known = offering(function)
+    known = offering(lambda _: function, takes="hidden")
     loss = structure_loss(hb.loss("mine", student="blocks[0]", teacher="blocks[0]", **table).table, known)
     objective = Objective(tagger(pooled=False), tagger(pooled=False), [loss])
     with objective.attached():

@@ -12,12 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import hookbrew as hb
-import hookbrew_plugins
 from hookbrew.config import structure_loss
 from hookbrew.errors import ConfigError, ObjectiveError
 from hookbrew.objective import Names, Objective, seats, tile
 from hookbrew.objective.attended import shown
-from hookbrew.plugin import catalogue, hookimpl, options
+from tests.offering import offering
 
 SAMPLES, LENGTH, HEADS = 7, 24, 4
 SAMPLE = HEADS * LENGTH**2 * 8
@@ -337,27 +336,6 @@ def test_small_maps_are_whole(measured, monkeypatch, walks):
         walks.clear()
         stepped(measured(Reader().double(), Reader().double(), batch, TABLES["mse"]), batch)
         assert bool(walks) == some
-
-
-def offering(function, **more):
-    """A catalogue with one loss, `mine`, made of a function."""
-
-    @options
-    class Mine:
-        scale: float = 1.0
-
-        def build(self):
-            return function(self.scale)
-
-    for name, value in more.items():
-        setattr(Mine, name, value)
-
-    class Plugin:
-        @hookimpl
-        def hookbrew_register_losses(self, register):
-            register("mine", Mine)
-
-    return catalogue(discover=False, plugins=[Plugin(), hookbrew_plugins])
 
 
 def gap(scale):
